@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two subnets of the paper, any other pair, and the modules that hold a pair."""
+
+from .dual import DualEnsemble, DualNetwork, DualOutput, SubnetOutput
+from .features import WithFeatures
+from .resnet_vnet import ResNetVNet
+from .vnet import VNet
+
+__all__ = [
+    "DualEnsemble",
+    "DualNetwork",
+    "DualOutput",
+    "ResNetVNet",
+    "SubnetOutput",
+    "VNet",
+    "WithFeatures",
+]

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both subnets share: the V-Net decoder, dropout, classifier, and the way through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Conv, Dropout, split_args
+from monai.networks.layers.utils import get_norm_layer
+from torch import Tensor, nn
+
+NormSpec = str | tuple[str, dict[str, Any]]
+
+GROUPS = 8
+DECODER_DEPTHS = (3, 3, 2, 1)
+
+
+def resolve_norm(norm: NormSpec, base_channels: int) -> tuple[str, dict[str, Any]]:
+    """
+    Complete a normalisation layer's specification with the two settings MONAI leaves open (ours).
+
+    Group norm without ``num_groups`` gets ``gcd(8, base_channels)`` groups: every layer's width is a multiple of
+    ``base_channels``, so this number is valid everywhere (8 for widths of 8, 16, 24, ...). Instance norm is affine
+    unless told otherwise, like the other two.
+
+    Args:
+        norm: a name (``"batch"``, ``"group"``, ``"instance"``, ...) or a pair of name and arguments, as MONAI takes it.
+        base_channels: the width of the network's first level.
+
+    Returns:
+        Name and arguments for :func:`monai.networks.layers.utils.get_norm_layer`.
+    """
+    name, arguments = split_args(norm)
+    arguments = dict(arguments)
+    if str(name).lower() == "group":
+        arguments.setdefault("num_groups", math.gcd(GROUPS, base_channels))
+    elif str(name).lower().startswith("instance"):
+        arguments.setdefault("affine", True)
+    return name, arguments
+
+
+class Layers:
+    """Makes the layers of one network, whose dimensions and normalisation it knows."""
+
+    def __init__(self, spatial_dims: int, norm: tuple[str, dict[str, Any]]) -> None:
+        self.spatial_dims = spatial_dims
+        self.norm_spec = norm
+        self.conv = Conv["conv", spatial_dims]
+        self.transposed_conv = Conv["convtrans", spatial_dims]
+
+    def norm(self, channels: int) -> nn.Module:
+        return get_norm_layer(self.norm_spec, self.spatial_dims, channels)
+
+    def activated(self, conv: nn.Module) -> nn.Sequential:
+        """Convolution, norm, ReLU. In place: no norm needs its own output for the backward pass."""
+        return nn.Sequential(conv, self.norm(conv.out_channels), nn.ReLU(inplace=True))
+
+    def block(self, depth: int, in_channels: int, out_channels: int) -> nn.Sequential:
+        """V-Net's plain stack of ``depth`` 3-wide convolutions."""
+        widths = [in_channels] + [out_channels] * depth
+        convs = [self.conv(i, o, 3, padding=1) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        return nn.Sequential(*[self.activated(conv) for conv in convs])
+
+    def down(self, in_channels: int, out_channels: int) -> nn.Sequential:
+        return self.activated(self.conv(in_channels, out_channels, 2, stride=2))
+
+    def up(self, in_channels: int, out_channels: int) -> nn.Sequential:
+        return self.activated(self.transposed_conv(in_channels, out_channels, 2, stride=2))
+
+
+def upsampling_classifier(layers: Layers, in_channels: int, out_channels: int) -> nn.Module:
+    """
+    Classifier from features at half resolution to logits at full resolution: a 4-wide transposed convolution of stride 2.
+
+    It starts as a 1-wide classifier followed by linear interpolation (its kernels are the outer product of both) and
+    learns from there, so that it can place a boundary between the coarse voxels (ours).
+    """
+    classifier = layers.transposed_conv(in_channels, out_channels, 4, stride=2, padding=1)
+    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    kernel = line
+    for _ in range(layers.spatial_dims - 1):
+        kernel = kernel.unsqueeze(-1) * line
+    bound = 1 / math.sqrt(in_channels)
+    weight = torch.empty(in_channels, out_channels).uniform_(-bound, bound)
+    with torch.no_grad():
+        classifier.weight.copy_(weight.reshape(in_channels, out_channels, *[1] * layers.spatial_dims) * kernel)
+        classifier.bias.uniform_(-bound, bound)
+    return classifier
+
+
+class EncoderDecoder(nn.Module):
+    """
+    Five encoder levels, each at half the size of the one above, and V-Net's decoder with additive skips.
+
+    The subclasses bring the encoder; everything after it is the same in both (Yu et al., UA-MT, MICCAI 2019; Wang et
+    al., MCF, CVPR 2023).
+
+    Attributes:
+        feature_channels: E, the width of the features.
+        size_multiple: every axis of the input must be a multiple of this number of voxels.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        encoder: Sequence[nn.Module],
+        out_channels: int,
+        base_channels: int,
+        dropout: float,
+        bottleneck_dropout: float,
+        stem_stride: int,
+    ) -> None:
+        super().__init__()
+        self.feature_channels = base_channels
+        self.size_multiple = 16 * stem_stride
+        widths = [base_channels * 2**level for level in range(len(encoder))]
+        self.encoder = nn.ModuleList(encoder)
+        self.bottleneck_dropout = Dropout["dropout", layers.spatial_dims](bottleneck_dropout)
+        self.ups = nn.ModuleList(layers.up(2 * width, width) for width in widths[-2::-1])
+        self.blocks = nn.ModuleList(
+            layers.block(depth, width, width) for depth, width in zip(DECODER_DEPTHS, widths[-2::-1], strict=True)
+        )
+        self.dropout = Dropout["dropout", layers.spatial_dims](dropout)
+        if stem_stride == 1:
+            self.classifier = layers.conv(base_channels, out_channels, 1)
+        else:
+            self.classifier = upsampling_classifier(layers, base_channels, out_channels)
+
+    def _check_size(self, x: Tensor) -> None:
+        size = x.shape[2:]
+        for length in size:
+            if length % self.size_multiple != 0:
+                raise ValueError(
+                    f"The network needs a size that is a multiple of {self.size_multiple} along every axis, "
+                    f"but got an input of {list(size)}: {length} is not. Change the patch size, or pad the image."
+                )
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Logits and the features they come from.
+
+        Args:
+            x: images [B, C_in, *S].
+
+        Returns:
+            Logits [B, C, *S] and features [B, E, *S'], taken before dropout and classifier, where S' = S / stem_stride.
+
+        Raises:
+            ValueError: When a spatial size is not a multiple of ``size_multiple``.
+        """
+        if not torch.jit.is_tracing():
+            self._check_size(x)
+        skips: list[Tensor] = []
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        x = self.bottleneck_dropout(skips.pop())
+        for up, block in zip(self.ups, self.blocks):  # noqa: B905 - TorchScript has no zip(strict=)
+            x = block(up(x) + skips.pop())
+        return self.classifier(self.dropout(x)), x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Logits at the size of the input.
+
+        Args:
+            x: images [B, C_in, *S].
+
+        Returns:
+            Logits [B, C, *S].
+
+        Raises:
+            ValueError: When a spatial size is not a multiple of ``size_multiple``.
+        """
+        return self.forward_features(x)[0]
+
+
+def check_arguments(spatial_dims: int, base_channels: int, dropout: float, stem_stride: int) -> None:
+    """
+    Check what both networks are given.
+
+    Raises:
+        ValueError: When ``spatial_dims`` is not 2 or 3, ``base_channels`` not positive, ``dropout`` not in [0, 1) or
+            ``stem_stride`` not 1 or 2.
+    """
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+    if base_channels < 1:
+        raise ValueError(f"base_channels must be positive, got {base_channels}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}.")
+    if stem_stride not in (1, 2):
+        raise ValueError(f"stem_stride must be 1 or 2, got {stem_stride}.")

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The datalist: which scans are labelled, unlabelled, for validation and for test."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+SECTIONS = ("training", "unlabeled", "validation", "test")
+"""Sections of a datalist; all but ``unlabeled`` need a label for each case."""
+
+
+def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any]:
+    """Read a datalist and prove that its structure is sound: sections, labels, files present, no case in two sections.
+
+    The file is JSON: ``labels`` ``{"0": "background", "1": name, ...}``, ``training`` ``[{"image": path, "label":
+    path}]`` and optionally ``unlabeled`` ``[{"image": path}]``, ``validation``, ``test``; paths are relative to the
+    file. An ``image`` may be a list of files, one per channel, or a folder with one DICOM series. Other keys
+    (``name``, ...) are for the reader. What the volumes hold is the task of :func:`check_data`.
+
+    Args:
+        path: the JSON file.
+        validation: how many cases to move from the end of ``training`` to ``validation``. A datalist that has
+            validation cases of its own keeps those, and all of its training cases.
+
+    Returns:
+        ``labels`` ``{int: name}`` and the four sections, lists of ``{"image": path[, "label": path]}`` with absolute
+        paths (a list of paths for an image of several files).
+
+    Raises:
+        DataError: with all that is wrong, each by file, cause and remedy.
+
+    Example:
+        >>> cases = load_datalist("data/phantom/datalist.json")
+        >>> len(cases["training"]), len(cases["unlabeled"])
+        (4, 24)
+
+    Source: ours.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    labels = _parse_labels(path, content)
+    _refuse_unknown_sections(path, content)
+    root = path.resolve().parent
+    sections, problems = {}, []
+    for section in SECTIONS:
+        sections[section], found = _parse_section(path, root, section, content.get(section, []))
+        problems += found
+    if problems:
+        raise DataError(problems)
+    if not sections["training"]:
+        raise DataError(f'{path}: "training" is empty or missing. List at least one case with image and label there.')
+    problems = [*_missing_files(path, sections), *_repeated_cases(path, sections)]
+    if problems:
+        raise DataError(problems)
+    _take_validation(path, sections, validation)
+    return {"labels": labels, **sections}
+
+
+def image_files(case: dict[str, Any]) -> list[str]:
+    """The files of a case's image: one, or one per channel."""
+    return case["image"] if isinstance(case["image"], list) else [case["image"]]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not a datalist. Name the JSON file in it, e.g. {path / 'datalist.json'}.")
+    if not path.exists():
+        nearest = next(parent for parent in path.absolute().parents if parent.is_dir())
+        cause = "no such file" if nearest == path.absolute().parent else f"no such folder (there is only {nearest})"
+        raise DataError(f"{path}: {cause}. Correct dataset_dir, or make a datalist with `dualseg split`.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
+            "Often a comma too many before ] or }, or one missing."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 text file ({error.reason}). A datalist is JSON text.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
+    if not isinstance(content, dict):
+        raise DataError(f'{path}: a JSON {type(content).__name__} where an object with "labels", "training" is needed.')
+    return content
+
+
+def _parse_labels(path: Path, content: dict[str, Any]) -> dict[int, str]:
+    remedy = 'Write e.g. "labels": {"0": "background", "1": "left atrium"}.'
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise DataError(f'{path}: "labels" is missing or not an object of value: name. {remedy}')
+    try:
+        parsed = {int(value): name for value, name in labels.items()}
+    except ValueError as error:
+        raise DataError(f'{path}: "labels" has a key that is not a whole number ({error}). {remedy}') from error
+    if sorted(parsed) != list(range(len(labels))) or len(parsed) < 2:
+        raise DataError(
+            f'{path}: "labels" has the values {sorted(parsed)}; they must start at 0 (background) and be consecutive, '
+            "at least 0 and 1. Renumber them here and in the label files."
+        )
+    names = list(parsed.values())
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise DataError(f'{path}: "labels" has the names {names}; each must be a text of its own. {remedy}')
+    return dict(sorted(parsed.items()))
+
+
+def _refuse_unknown_sections(path: Path, content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if key in SECTIONS or not isinstance(value, list):
+            continue
+        near = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.6)
+        if not near and not any(isinstance(entry, dict) for entry in value):
+            continue
+        guess = f', did you mean "{near[0]}"?' if near else "."
+        raise DataError(f'{path}: unknown section "{key}"{guess} The sections are {", ".join(SECTIONS)}.')
+
+
+def _parse_section(path: Path, root: Path, section: str, entries: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    if not isinstance(entries, list):
+        return [], [f'{path}: "{section}" is a {type(entries).__name__}. It must be a list of {{"image": ...}}.']
+    cases, problems = [], []
+    for number, entry in enumerate(entries, start=1):
+        problem = _entry_problem(section, entry)
+        if problem:
+            problems.append(f'{path}: case {number} of "{section}" {problem}')
+            continue
+        image = entry["image"]
+        case = {"image": [_absolute(root, i) for i in image] if isinstance(image, list) else _absolute(root, image)}
+        if section != "unlabeled":  # a label of an unlabelled case is not even looked at
+            case["label"] = _absolute(root, entry["label"])
+        cases.append(case)
+    return cases, problems
+
+
+def _entry_problem(section: str, entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return f'is {entry!r}. Write {{"image": path, "label": path}}, or make the list with `dualseg split`.'
+    image = entry.get("image")
+    files = image if isinstance(image, list) else [image]
+    if not files or not all(isinstance(file, str) and file for file in files):
+        return f'has no "image" (found {entry!r}). Give a path, or a list of paths, one per channel.'
+    if section == "unlabeled":
+        return None
+    label = entry.get("label")
+    if not (isinstance(label, str) and label):
+        return f'({files[0]}) has no "label". Add its path, or move the case to "unlabeled".'
+    if label in files and not label.endswith((".h5", ".hdf5")):
+        return f'({files[0]}) names the image as its label. Give the label\'s path, or move the case to "unlabeled".'
+    return None
+
+
+def _absolute(root: Path, file: str) -> str:
+    return os.path.normpath(root / file)
+
+
+def _cases(sections: dict[str, list]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for section in SECTIONS:
+        for case in sections[section]:
+            yield section, case
+
+
+def _missing_files(path: Path, sections: dict[str, list]) -> list[str]:
+    problems = []
+    for section, case in _cases(sections):
+        for role, files in (("image", image_files(case)), ("label", [case["label"]] if "label" in case else [])):
+            problems += [
+                f'{file}: no such {role} file (in "{section}" of {path.name}). '
+                "Copy it there, or correct its path, which is relative to the datalist."
+                for file in files
+                if not os.path.exists(file)
+            ]
+    return problems
+
+
+def _repeated_cases(path: Path, sections: dict[str, list]) -> list[str]:
+    problems: list[str] = []
+    images: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for section, case in _cases(sections):
+        for file in image_files(case):
+            first = images.setdefault(os.path.realpath(file), section)
+            if first != section:
+                problems.append(
+                    f'{file}: in both "{first}" and "{section}" of {path.name}. Remove it from one of them.'
+                )
+        if "label" in case:
+            owner = labels.setdefault(os.path.realpath(case["label"]), image_files(case)[0])
+            if owner != image_files(case)[0]:
+                problems.append(f"{case['label']}: the label of two images. Correct the entry of {owner} or the other.")
+    for section in SECTIONS:
+        seen: set[tuple[str, ...]] = set()
+        for case in sections[section]:
+            key = tuple(os.path.realpath(file) for file in image_files(case))
+            if key in seen:
+                problems.append(f'{image_files(case)[0]}: twice in "{section}" of {path.name}. Remove one entry.')
+            seen.add(key)
+    return problems
+
+
+def _take_validation(path: Path, sections: dict[str, list], count: int) -> None:
+    if count == 0 or sections["validation"]:
+        return
+    available = len(sections["training"])
+    if not 0 < count < available:
+        raise DataError(
+            f"{path}: {count} validation cases cannot be taken out of {available} labelled ones, of which at least one "
+            "must remain for training. Ask for fewer, or label more."
+        )
+    sections["validation"] = sections["training"][-count:]
+    sections["training"] = sections["training"][:-count]

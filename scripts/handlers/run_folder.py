@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One folder a run: an unfinished run continues in its folder, a finished one is kept."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+
+from .atomic import replace_file
+
+__all__ = ["finish_run", "latest_run", "run_folder"]
+
+CONFIG_FILE = "config.json"
+FINISHED_FILE = "run.json"
+
+
+def run_folder(runs_dir: str, name: str) -> str:
+    """Choose the folder of the run that the config under evaluation describes, and create it with that config inside (ours).
+
+    Made for an expression in a bundle's config. The folder is ``runs_dir/name``, or ``name_2``, ``name_3`` ...: the first one
+    that holds an unfinished run of exactly this config (which is then resumed), or that does not exist yet. So a finished run
+    and an unfinished one of another config are never overwritten. Processes that train together choose the same folder.
+
+    Args:
+        runs_dir: folder of all runs.
+        name: what to call this one.
+
+    Returns:
+        Path of the folder, which holds ``config.json``: the merged config with all overrides.
+
+    Raises:
+        PermissionError: when the folder cannot be written.
+    """
+    config = _enclosing_config()
+    number = 1
+    while True:
+        folder = Path(runs_dir) / (name if number == 1 else f"{name}_{number}")
+        if not folder.exists() and _create(folder, config):
+            return str(folder)
+        if _is_same_unfinished_run(folder, config):
+            return str(folder)
+        number += 1
+
+
+def latest_run(runs_dir: str, name: str) -> str:
+    """Folder of the newest finished run of this name in ``runs_dir``.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    pattern = f"{name}*/{FINISHED_FILE}"
+    finished = sorted(Path(runs_dir).glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise FileNotFoundError(
+            f"No finished run {Path(runs_dir) / name}: train with the same configs first, or give --ckpt_path a model file."
+        )
+    return str(finished[-1].parent)
+
+
+def finish_run(folder: str) -> None:
+    """Mark the run in ``folder`` as finished: the same command starts a new one from now on. First rank only.
+
+    ``run.json`` says when, and with which versions and hardware.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        return
+    record = {
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+    }
+    with replace_file(Path(folder) / FINISHED_FILE) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _enclosing_config() -> dict:
+    # MONAI evaluates a config's expressions without access to the config itself; the parser is found among the callers.
+    frame = sys._getframe(1)
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return {k: v for k, v in parser.get().items() if k != ConfigParser.meta_key}
+        frame = frame.f_back
+    raise RuntimeError("run_folder is for expressions in a bundle's config: no ConfigParser is evaluating one now.")
+
+
+def _create(folder: Path, config: dict) -> bool:
+    """Make the folder with its config in one step; False if another process was first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made.chmod(0o755)
+    (made / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
+    try:
+        made.rename(folder)
+    except OSError:
+        (made / CONFIG_FILE).unlink()
+        made.rmdir()
+        if folder.exists():
+            return False
+        raise
+    return True
+
+
+def _is_same_unfinished_run(folder: Path, config: dict) -> bool:
+    if (folder / FINISHED_FILE).exists() or not (folder / CONFIG_FILE).is_file():
+        return False
+    return json.loads((folder / CONFIG_FILE).read_text()) == json.loads(json.dumps(config, default=str))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the losses on features share: reading label maps at the features' resolution, class means, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["at_feature_resolution", "check_features", "class_sums", "sample_per_class", "unit"]
+
+# A feature shorter than this has no direction: its unit vector, and the gradient through it, are zero.
+SHORTEST_FEATURE = 1e-6
+
+
+def check_features(features: torch.Tensor, logits: torch.Tensor, channels: int | None = None) -> None:
+    """Raise a ValueError unless features are [B, E, *S'] for logits [B, C, *S], each S a multiple of its S'."""
+    if features.dim() != logits.dim() or features.shape[0] != logits.shape[0] or not features.is_floating_point():
+        raise ValueError(
+            f"features must be floating point [B, E, *spatial] for {logits.shape}, "
+            f"got {features.dtype} {features.shape}"
+        )
+    if channels is not None and features.shape[1] != channels:
+        raise ValueError(f"features must have feature_channels={channels} channels, got {features.shape}")
+    for full, reduced in zip(logits.shape[2:], features.shape[2:], strict=True):
+        if reduced == 0 or full % reduced:
+            raise ValueError(
+                f"the spatial size of features must be that of the logits divided by integers, "
+                f"got {tuple(features.shape[2:])} and {tuple(logits.shape[2:])}"
+            )
+
+
+def at_feature_resolution(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Read ``maps`` [B, C, *S] at the central voxel of each cell of a coarser grid: [B, C, *size]."""
+    for axis, reduced in enumerate(size, start=2):
+        factor = maps.shape[axis] // reduced
+        if factor > 1:
+            index = [slice(None)] * maps.dim()
+            index[axis] = slice(factor // 2, None, factor)
+            maps = maps[tuple(index)]
+    return maps
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Divide vectors by their length along the last axis; a zero vector stays zero and has a zero gradient."""
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.masked_fill(length < SHORTEST_FEATURE, float("inf"))
+
+
+def class_sums(
+    features: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of features [C, E] and number of voxels [C] of each class among the voxels of ``mask``.
+
+    Args:
+        features: [B, E, *spatial].
+        labels: class maps [B, 1, *spatial].
+        mask: bool [B, 1, *spatial].
+        num_classes: C.
+    """
+    classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1)
+    members = ((labels.flatten(2) == classes) & mask.flatten(2)).to(features.dtype)
+    return torch.einsum("bcv,bev->ce", members, features.flatten(2)), members.sum((0, 2))
+
+
+def sample_per_class(
+    features: torch.Tensor, groups: torch.Tensor, num_classes: int, fraction: float, minimum: int, maximum: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw features of each class at random, without replacement and without waiting for the device.
+
+    Args:
+        features: [B, E, *spatial].
+        groups: class [B, 1, *spatial] that a voxel may be drawn for, -1 for none.
+        num_classes: C.
+        fraction: share of a class's voxels to draw.
+        minimum: number of voxels of a class at least, as far as it has that many.
+        maximum: number of voxels of a class at most.
+
+    Returns:
+        Features [C, maximum, E] (fewer where there are fewer voxels), and which of them were drawn, bool [C, maximum].
+    """
+    voxels = features.flatten(2).shape[2]
+    groups = groups.flatten()
+    classes = torch.arange(num_classes, device=groups.device)[:, None]
+    lots = torch.rand(groups.shape, device=groups.device).masked_fill(groups < 0, -1.0)
+    lots = torch.where(groups == classes, lots, -1.0)
+    lots, index = lots.topk(min(maximum, groups.numel()), dim=1)
+    wanted = ((groups == classes).sum(1, keepdim=True) * fraction).clamp(minimum, maximum)
+    drawn = (lots >= 0) & (torch.arange(lots.shape[1], device=lots.device) < wanted)
+    return features.flatten(2)[index // max(voxels, 1), :, index % max(voxels, 1)], drawn

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .feature_maps import at_feature_resolution, check_features, class_sums, sample_per_class, unit
+from .prototype_bank import PrototypeBank
+from .voxelwise import check_logits, check_mask, full_precision, one_channel
+
+__all__ = ["PrototypeContrastiveLoss"]
+
+
+class PrototypeContrastiveLoss(nn.Module):
+    r"""
+    Draws the features of unreliable voxels to the prototype of the class they are taken for, away from the others.
+
+    The prototypes :math:`P_c` are moving averages (:class:`~.PrototypeBank`) of the mean features of the reliable
+    voxels with pseudo-label c. The anchors :math:`f` are drawn from the unreliable voxels, grouped by the class that
+    the student itself predicts. With :math:`\hat f = f / \lVert f \rVert` and temperature :math:`\tau`:
+
+    .. math::
+        L_{infonce} = -\log \frac{\exp(\hat f \cdot \hat P_c / \tau)}
+            {\sum_{c'} \exp(\hat f \cdot \hat P_{c'} / \tau)}, \qquad
+        L_{distance} = \lVert \hat f - \hat P_c \rVert
+            + \underset{c \ne c'}{\mathrm{mean}} \; \max(0, m - \lVert \hat \mu_c - \hat P_{c'} \rVert)
+
+    averaged over the anchors of a class, then over the classes. :math:`\mu_c` is the mean feature of class c in this
+    batch, through which the second form drives the prototypes at least the margin m apart; the prototypes themselves
+    are constants. With fewer than two prototypes, or no anchor, the loss is a zero that backpropagates, and ``skipped``
+    counts it.
+
+    Lu et al., "Enhancing Dual Network Based Semi-Supervised Medical Image Segmentation with Uncertainty-Guided
+    Pseudo-Labeling", Knowledge-Based Systems 2025, https://arxiv.org/abs/2509.13084 (term 7 of the method). The
+    averaging over classes, the sampling and the InfoNCE form are ours, after U2PL, https://arxiv.org/abs/2203.03884.
+
+    One instance serves one network: it holds that network's prototypes. They change in training mode only.
+
+    Attributes:
+        bank: the :class:`~.PrototypeBank`.
+        skipped: buffer, number of training steps in which nothing could be learnt.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> loss = PrototypeContrastiveLoss(num_classes=2, feature_channels=8)
+        >>> features = torch.randn(1, 8, 16, 16, requires_grad=True)
+        >>> logits = torch.randn(1, 2, 16, 16)
+        >>> mask = torch.rand(1, 1, 16, 16) > 0.5
+        >>> value = loss(features, logits, logits.argmax(1, keepdim=True), mask)
+        >>> value.backward()
+        >>> loss.bank.seen.tolist(), loss.skipped.item()
+        ([True, True], 0)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_channels: int,
+        momentum: float = 0.99,
+        temperature: float = 0.1,
+        form: str = "infonce",
+        margin: float = math.sqrt(2.0),
+        anchor_fraction: float = 0.01,
+        min_anchors: int = 64,
+        max_anchors: int = 2048,
+    ) -> None:
+        """
+        Args:
+            num_classes: number of classes, background included.
+            feature_channels: channels E of the features.
+            momentum: of the prototypes' moving average, in [0, 1].
+            temperature: of the InfoNCE form, above 0.
+            form: {``"infonce"``, ``"distance"``}. Defaults to ``"infonce"``.
+            margin: distance between unit prototypes, in (0, 2], up to which the distance form drives them apart.
+                Defaults to the distance of orthogonal ones.
+            anchor_fraction: share of a class's unreliable voxels that become anchors, in (0, 1].
+            min_anchors: anchors of a class at least, as far as it has unreliable voxels.
+            max_anchors: anchors of a class at most.
+
+        Raises:
+            ValueError: When an option is out of its range.
+        """
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if form not in ("infonce", "distance"):
+            raise ValueError(f"form must be 'infonce' or 'distance', got {form!r}")
+        if not 0.0 < margin <= 2.0:
+            raise ValueError(f"margin must be in (0, 2], the distances between unit vectors, got {margin}")
+        if not 0.0 < anchor_fraction <= 1.0:
+            raise ValueError(f"anchor_fraction must be in (0, 1], got {anchor_fraction}")
+        if not 1 <= min_anchors <= max_anchors:
+            raise ValueError(f"1 <= min_anchors <= max_anchors must hold, got {min_anchors} and {max_anchors}")
+        self.bank = PrototypeBank(num_classes, feature_channels, momentum)
+        self.temperature = float(temperature)
+        self.form = form
+        self.margin = float(margin)
+        self.anchor_fraction = float(anchor_fraction)
+        self.min_anchors = min_anchors
+        self.max_anchors = max_anchors
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            features: the student's features [B, E, *feature_spatial], the only input that is trained. The spatial size
+                is that of the logits or smaller by an integer factor; the other inputs are then read at the centre of
+                each feature voxel.
+            logits: the student's logits [B, C, *spatial].
+            labels: pseudo-labels, class maps [B, 1, *spatial].
+            mask: reliable voxels, bool [B, 1, *spatial].
+
+        Raises:
+            ValueError: When a shape or dtype does not fit, naming it.
+        """
+        num_classes, feature_channels = self.bank.prototypes.shape
+        check_logits(logits, "logits")
+        if logits.shape[1] != num_classes:
+            raise ValueError(f"logits must have num_classes={num_classes} channels, got {logits.shape}")
+        check_features(features, logits, feature_channels)
+        labels = one_channel(labels, logits, "labels")
+        check_mask(mask, logits)
+        size = features.shape[2:]
+        predictions = at_feature_resolution(logits.detach(), size).argmax(1, keepdim=True)
+        labels, reliable = at_feature_resolution(labels, size), at_feature_resolution(mask, size)
+        with torch.autocast(features.device.type, enabled=False):
+            return self._loss(full_precision(features), predictions, labels, reliable)
+
+    def _loss(
+        self, features: torch.Tensor, predictions: torch.Tensor, labels: torch.Tensor, reliable: torch.Tensor
+    ) -> torch.Tensor:
+        num_classes = self.bank.prototypes.shape[0]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.form == "distance"):
+            sums, counts = class_sums(features, labels, reliable, num_classes)
+        if self.training:
+            self.bank.update(sums.detach(), counts)
+        prototypes = unit(self.bank.prototypes.to(features.dtype))
+        seen = self.bank.seen.clone()
+
+        groups = predictions.masked_fill(reliable | ~seen[predictions], -1)
+        anchors, drawn = sample_per_class(
+            features, groups, num_classes, self.anchor_fraction, self.min_anchors, self.max_anchors
+        )
+        learnable = (seen.sum() >= 2) & drawn.any()
+        if self.training:
+            self.skipped.add_(~learnable)
+        pull = self._pull(unit(anchors), prototypes, seen)
+        per_class = (pull * drawn).sum(1) / drawn.sum(1).clamp(min=1)
+        loss = per_class.sum() / drawn.any(1).sum().clamp(min=1)
+        if self.form == "distance":
+            means = unit(sums / counts.clamp(min=1)[:, None])
+            loss = loss + self._push(means, counts > 0, prototypes, seen)
+        return loss * learnable
+
+    def _pull(self, anchors: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Loss [classes, anchors] of unit anchors [classes, anchors, E], each to resemble its class's prototype."""
+        if self.form == "distance":
+            return torch.linalg.vector_norm(anchors - prototypes[:, None], dim=-1)
+        similarity = (anchors @ prototypes.T) / self.temperature
+        log_p = similarity.masked_fill(~seen, torch.finfo(similarity.dtype).min / 2).log_softmax(-1)
+        return -log_p.diagonal(dim1=0, dim2=2).T
+
+    def _push(
+        self, means: torch.Tensor, present: torch.Tensor, prototypes: torch.Tensor, seen: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean hinge over the pairs of a class of this batch and the prototype of another class."""
+        distances = torch.linalg.vector_norm(means[:, None] - prototypes[None], dim=-1)
+        own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
+        pairs = present[:, None] & seen[None] & ~own
+        return ((self.margin - distances).clamp(min=0) * pairs).sum() / pairs.sum().clamp(min=1)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every voxel-wise loss shares: checked shapes, full precision, reduction over the voxels that count.
+
+Autocast lowers the precision of matrix products and convolutions only, so a loss made of element-wise operations on
+tensors that went through :func:`full_precision` gives the same numbers with and without it (a test says so). The losses
+that do multiply matrices switch autocast off around them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["check_logits", "check_mask", "check_matching", "full_precision", "one_channel", "reduce_voxels"]
+
+
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` as a plain tensor of at least float32; float64 stays float64."""
+    if not torch.jit.is_scripting():
+        if isinstance(tensor, torch.Tensor) and type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            tensor = tensor.as_subclass(torch.Tensor)  # a MetaTensor would drag its metadata through every operation
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def check_logits(logits: torch.Tensor, name: str) -> None:
+    """Raise a ValueError unless ``logits`` are floating point numbers of shape [B, C, *spatial] with C >= 2."""
+    if not torch.is_floating_point(logits):
+        raise ValueError(f"{name} must be floating point logits, got {logits.dtype}")
+    if logits.dim() < 3 or logits.shape[1] < 2:
+        raise ValueError(
+            f"{name} must be logits of shape [B, C, *spatial] with C >= 2 (background is a class), got {logits.shape}"
+        )
+
+
+def check_matching(tensor: torch.Tensor, other: torch.Tensor, name: str, other_name: str) -> None:
+    """Raise a ValueError unless the two tensors have the same shape."""
+    if tensor.shape != other.shape:
+        raise ValueError(f"{name} and {other_name} must have the same shape, got {tensor.shape} and {other.shape}")
+
+
+def one_channel(labels: torch.Tensor, logits: torch.Tensor, name: str) -> torch.Tensor:
+    """Return ``labels`` as int64 class maps, raising a ValueError unless they are [B, 1, *spatial] like ``logits``."""
+    if labels.dim() != logits.dim() or labels.shape[1] != 1:
+        raise ValueError(f"{name} must be class maps of shape [B, 1, *spatial] for {logits.shape}, got {labels.shape}")
+    if labels.shape[0] != logits.shape[0] or labels.shape[2:] != logits.shape[2:]:
+        raise ValueError(f"{name} must be class maps of shape [B, 1, *spatial] for {logits.shape}, got {labels.shape}")
+    if not torch.jit.is_scripting():
+        labels = labels.as_subclass(torch.Tensor)
+    return labels.long()
+
+
+def check_mask(mask: torch.Tensor | None, logits: torch.Tensor) -> None:
+    """Raise a ValueError unless ``mask`` is absent or a bool tensor of shape [B, 1, *spatial] for ``logits``."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask must be a bool tensor, True where a voxel counts, got {mask.dtype}")
+    one_channel(mask, logits, "mask")
+
+
+def reduce_voxels(loss: torch.Tensor, mask: torch.Tensor | None, reduction: str) -> torch.Tensor:
+    """Reduce a loss map [B, 1, *spatial] over the voxels of ``mask``.
+
+    ``"mean"`` divides by the number of voxels kept, so it does not depend on how many were left out; with none kept it
+    is a zero that backpropagates. ``"none"`` returns the map, zero where a voxel is left out.
+    """
+    if mask is not None:
+        loss = loss.masked_fill(~mask, 0.0)
+    if reduction == "none":
+        return loss
+    total = loss.sum()
+    if reduction == "sum":
+        return total
+    if mask is None:
+        return total / max(loss.numel(), 1)
+    return total / mask.sum().clamp(min=1)

@@ -261,7 +261,7 @@ class CaseMetrics:
         labels: {class index: name} with background 0, as in a datalist, or the number of classes.
         output_dir: folder of metrics.csv and metrics.json.
         pred_keys: keys of the segmentations to score; the first is the one the run is judged by.
-        names: what each key is called in the files; the default is ensemble, a, b.
+        names: what each key is called in the files; the default is ensemble, network a, network b.
         label_key: key of the label, a MetaTensor [1,*S], whose `pixdim` gives the spacing in mm.
         image_key: key of the image, a MetaTensor whose file name identifies the case.
         metric_name: name in `engine.state.metrics`.
@@ -283,7 +283,11 @@ class CaseMetrics:
     ) -> None:
         self.foreground = foreground_names(labels)
         self.output_dir = Path(output_dir)
-        self.names = {key: key for key in pred_keys} | {"pred": "ensemble", "pred_a": "a", "pred_b": "b"}
+        self.names = {key: key for key in pred_keys} | {
+            "pred": "ensemble",
+            "pred_a": "network a",
+            "pred_b": "network b",
+        }
         self.names |= dict(names or {})
         self.pred_keys = tuple(pred_keys)
         self.label_key = label_key

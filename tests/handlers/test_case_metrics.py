@@ -150,7 +150,7 @@ def test_files_hold_every_case_network_and_class(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3 * 2
     assert [r["case"] for r in rows[:6]] == ["a/scan"] * 6  # same file names: told apart by their folder
-    assert {r["network"] for r in rows} == {"ensemble", "V-Net", "b"}
+    assert {r["network"] for r in rows} == {"ensemble", "V-Net", "network b"}
     missed = next(r for r in rows if r["case"] == "a/scan" and r["name"] == "head")
     assert (missed["empty_pred"], missed["empty_label"], float(missed["dice"])) == ("True", "False", 0.0)
     assert float(missed["hd95_mm"]) == pytest.approx(math.hypot(10, 10, 20), abs=1e-4)  # spacing from the label

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of cases and of training: which cases, which planes, which curves."""
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from matplotlib.image import imread
+from monai.data import MetaTensor
+
+from scripts.handlers import CasePictures, RunLog, TrainingCurves, pictures, plot_training_curves
+from scripts.handlers.pictures import middle_planes
+
+
+def case(name, shift, size=(16, 14, 12)):
+    label = torch.zeros(1, *size, dtype=torch.long)
+    label[0, 4:10, 4:10, 4:10] = 1
+    image = MetaTensor(torch.rand(1, *size), meta={"filename_or_obj": f"/data/{name}.nii.gz"})
+    return {"image": image, "label": MetaTensor(label), "pred": label.roll(shift, dims=1)}
+
+
+def evaluate(handler, items):
+    engine = Engine(lambda engine, batch: batch)
+    handler.attach(engine)
+    engine.run([[item] for item in items])
+
+
+def test_the_worst_median_and_best_case_are_drawn(tmp_path, monkeypatch):
+    drawn = Mock(wraps=pictures.plot_case)
+    monkeypatch.setattr(pictures, "plot_case", drawn)
+    # Dice falls with the shift: 1, 5/6, 4/6, 3/6, 0.
+    evaluate(CasePictures(2, tmp_path), [case(f"s{s}", s) for s in (3, 0, 6, 1, 2)])
+    assert [call.args[2] for call in drawn.call_args_list] == [
+        "worst of 5: s6, Dice 0.000",
+        "median of 5: s2, Dice 0.667",
+        "best of 5: s0, Dice 1.000",
+    ]
+    files = sorted(p.name for p in (tmp_path / "pictures").iterdir())
+    assert files == ["best.png", "median.png", "worst.png"]
+    assert all(imread(tmp_path / "pictures" / name).std() > 0.05 for name in files)
+
+
+def test_a_missed_class_counts_as_zero_and_one_that_is_nowhere_not_at_all(tmp_path):
+    handler = CasePictures(4, tmp_path)
+    item = case("x", 0)
+    item["label"][0, 12:14] = 2  # missed by the prediction; class 3 is in neither
+    evaluate(handler, [item])
+    assert handler.cases["/data/x.nii.gz"].dice == pytest.approx(0.5)
+
+
+def test_only_planes_are_kept(tmp_path):
+    handler = CasePictures(2, tmp_path)
+    evaluate(handler, [case("x", 0)])
+    (kept,) = handler.cases.values()
+    assert all(array.ndim == 2 and array.base is None for plane in kept.planes for array in plane[:3])
+
+
+def test_planes_meet_the_label_and_point_right_anterior_superior_whatever_the_orientation():
+    label = np.zeros((20, 16, 12), dtype=np.uint8)
+    label[14:18, 2:5, 8:11] = 1
+    image = label * np.arange(12, dtype=np.float32)
+    turned = np.diag([1.0, 2.0, 3.0, 1.0])
+    upright = middle_planes(image, label, label, turned)
+    # The same scan stored as (S to I, P to A, R to L) must look the same.
+    stored = [np.transpose(a[::-1, :, ::-1], (2, 1, 0)) for a in (image, label, label)]
+    again = middle_planes(*stored, np.array([[0, 0, -1.0, 0], [0, 2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]]))
+    for one, other in zip(upright, again, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+        assert one[3:] == other[3:]
+        assert one[1].any()
+    assert [plane[3:] for plane in upright] == [
+        ("L → R", "P → A", 2.0),
+        ("L → R", "I → S", 3.0),
+        ("P → A", "I → S", 1.5),
+    ]
+
+
+def test_a_case_without_label_and_prediction_is_not_ranked(tmp_path):
+    item = case("x", 0)
+    item["label"][:] = 0
+    evaluate(CasePictures(2, tmp_path), [item | {"pred": torch.zeros(1, 16, 14, 12)}])
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_two_dimensional_cases_are_drawn(tmp_path):
+    label = torch.zeros(1, 20, 30, dtype=torch.long)
+    label[0, 5:9, 5:20] = 1
+    image = MetaTensor(torch.rand(1, 20, 30), meta={"filename_or_obj": "/data/x.png"})
+    evaluate(CasePictures(2, tmp_path), [{"image": image, "label": label, "pred": label}])
+    assert (tmp_path / "pictures" / "best.png").exists()
+
+
+def test_curves_of_losses_pseudo_labels_and_validation(tmp_path):
+    log = RunLog(tmp_path / "train_log.jsonl")
+    for epoch in (1, 2, 3):
+        shares = {"kept_fraction": 0.8, "pseudo_class_share": [0.9, 0.1]} if epoch > 1 else {}
+        log.append({"epoch": epoch, "losses": {"loss": 1 / epoch}} | shares)
+        log.append({"epoch": epoch, "validation": {"dice": 0.2 * epoch}})
+    log.append({"epoch": 3, "alarm": "collapsed"})
+    engine = Engine(lambda engine, batch: None)
+    TrainingCurves(tmp_path, {"1": "chamber"}).attach(engine)
+    engine.run([0])
+    picture = imread(tmp_path / "pictures" / "training_curves.png")
+    assert picture.shape[1] > 3 * picture.shape[0]  # three panels beside each other
+
+
+def test_a_log_without_an_epoch_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no epoch"):
+        plot_training_curves(tmp_path / "train_log.jsonl", tmp_path / "x.png")

@@ -35,7 +35,11 @@ class RunState:
         network: network being trained, possibly inside DistributedDataParallel.
         state: further objects with ``state_dict`` and ``load_state_dict`` by name (optimizer, lr_scheduler, method ...).
         validator: evaluator whose key metric chooses the best epoch, larger is better; None: the last epoch is used.
+        patience: stop when the best epoch is this many epochs ago; None: train to the end.
         interval: epochs between two checkpoints.
+
+    Raises:
+        ValueError: when ``patience`` is given without a ``validator``.
     """
 
     def __init__(
@@ -44,12 +48,16 @@ class RunState:
         network: torch.nn.Module,
         state: Mapping[str, Any],
         validator: Engine | None = None,
+        patience: int | None = None,
         interval: int = 1,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = getattr(network, "module", network)
         self.state = dict(state)
         self.validator = validator
+        if patience is not None and validator is None:
+            raise ValueError(f"patience={patience} needs a validator: without validation cases no epoch is the best one.")
+        self.patience = patience
         self.interval = interval
         self.best: dict[str, Any] = {"epoch": None, "metric": None}
         self._validated = False
@@ -83,6 +91,7 @@ class RunState:
             self.validator.state.best_metric = self.best["metric"]
             self.validator.state.best_metric_epoch = self.best["epoch"]
         logger.info("Resumed after epoch %d from %s", engine.state.epoch, path)
+        self._stop_early(engine)
 
     def save(self, engine: Engine) -> None:
         """Keep the best network and, every ``interval`` epochs and at the last one, the state of the run."""
@@ -90,13 +99,16 @@ class RunState:
         if self._validated:
             self._validated = False
             self._keep_best(engine)
-        if engine.state.rank != 0 or (epoch % self.interval and epoch != engine.state.max_epochs):
-            return
+        if engine.state.rank == 0 and (epoch % self.interval == 0 or epoch == engine.state.max_epochs):
+            self._save_all(engine)
+        self._stop_early(engine)
+
+    def _save_all(self, engine: Engine) -> None:
         state = {
             "network": self.network.state_dict(),
             "state": {name: item.state_dict() for name, item in self.state.items()},
             "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
-            "epoch": epoch,
+            "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "best": self.best,
         }
@@ -124,6 +136,13 @@ class RunState:
         with replace_file(self.output_dir / "model.json") as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
         logger.info("Wrote %s (%s, epoch %d)", self.output_dir / "model.pt", record["chosen"], record["epoch"])
+
+    def _stop_early(self, engine: Engine) -> None:
+        if self.patience is None or self.best["epoch"] is None:
+            return
+        if engine.state.epoch - self.best["epoch"] >= self.patience:
+            logger.info("No better validation since epoch %d: stopping early", self.best["epoch"])
+            engine.terminate()
 
     def _note_validation(self, validator: Engine) -> None:
         self._validated = True

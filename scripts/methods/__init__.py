@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Semi-supervised methods: from a network and two batches to named losses. One class a method, one JSON in configs/methods."""
+
+from .cross_pseudo_supervision import CrossPseudoSupervisionMethod
+from .dual_network import DualNetworkMethod
+from .method import Method
+from .supervised import SupervisedMethod
+
+__all__ = ["CrossPseudoSupervisionMethod", "DualNetworkMethod", "Method", "SupervisedMethod"]

@@ -119,29 +119,30 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         if self.direction == "b_from_a":
             input = input.detach()
         log_a, log_b = full_precision(input).log_softmax(1), full_precision(other).log_softmax(1)
+        p_a, p_b = log_a.exp(), log_b.exp()
         if labels is None or mask is None:
-            labels, mask = self.labeler.from_log_probabilities(log_a.detach(), log_b.detach())
+            labels, mask = self.labeler.from_probabilities(p_a.detach(), log_a.detach(), p_b.detach(), log_b.detach())
         else:
             labels = one_channel(labels, input, "labels")
             check_mask(mask, input)
 
         cross_pseudo, entropy_filtered = [], []
         if self.direction != "b_from_a":
-            cross_pseudo.append(self._cross_pseudo(log_a, log_b))
+            cross_pseudo.append(self._cross_pseudo(log_a, log_b, p_b))
             entropy_filtered.append(reduce_voxels(-log_a.gather(1, labels), mask, "mean"))
         if self.direction != "a_from_b":
-            cross_pseudo.append(self._cross_pseudo(log_b, log_a))
+            cross_pseudo.append(self._cross_pseudo(log_b, log_a, p_a))
             entropy_filtered.append(reduce_voxels(-log_b.gather(1, labels), mask, "mean"))
-        cosine = reduce_voxels(cosine_distance(log_a.exp(), log_b.exp()), None, "mean")
+        cosine = reduce_voxels(cosine_distance(p_a, p_b), None, "mean")
         return {
             "cross_pseudo": torch.stack(cross_pseudo).mean(),
             "entropy_filtered": torch.stack(entropy_filtered).sum(),
             "cosine": self.cosine_weight * cosine,
         }
 
-    def _cross_pseudo(self, log_p: torch.Tensor, teacher_log_p: torch.Tensor) -> torch.Tensor:
+    def _cross_pseudo(self, log_p: torch.Tensor, teacher_log_p: torch.Tensor, teacher_p: torch.Tensor) -> torch.Tensor:
         part = self.cross_pseudo
         loss = uncertainty_weighted_cross_pseudo(
-            log_p, teacher_log_p, part.temperature, part.gamma, part.detach_weight, part.hard
+            log_p, teacher_log_p, teacher_p, part.temperature, part.gamma, part.detach_weight, part.hard
         )
         return reduce_voxels(loss, None, "mean")

@@ -60,7 +60,8 @@ def class_sums(
     """
     classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1)
     members = ((labels.flatten(2) == classes) & mask.flatten(2)).to(features.dtype)
-    return torch.einsum("bcv,bev->ce", members, features.flatten(2)), members.sum((0, 2))
+    sums = torch.bmm(members, features.flatten(2).transpose(1, 2)).sum(0)
+    return sums, members.sum((0, 2))
 
 
 def sample_per_class(

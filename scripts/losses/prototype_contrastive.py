@@ -126,7 +126,7 @@ class PrototypeContrastiveLoss(nn.Module):
         labels = one_channel(labels, logits, "labels")
         check_mask(mask, logits)
         size = features.shape[2:]
-        predictions = at_feature_resolution(logits.detach(), size).argmax(1, keepdim=True)
+        predictions = at_feature_resolution(logits.detach(), size).max(1, keepdim=True)[1]
         labels, reliable = at_feature_resolution(labels, size), at_feature_resolution(mask, size)
         with torch.autocast(features.device.type, enabled=False):
             return self._loss(full_precision(features), predictions, labels, reliable)

@@ -11,15 +11,21 @@ __all__ = ["UncertaintyWeightedCrossPseudoLoss", "uncertainty_weighted_cross_pse
 
 
 def uncertainty_weighted_cross_pseudo(
-    log_p: torch.Tensor, teacher_log_p: torch.Tensor, temperature: float, gamma: float, detach_weight: bool, hard: bool
+    log_p: torch.Tensor,
+    teacher_log_p: torch.Tensor,
+    teacher_p: torch.Tensor,
+    temperature: float,
+    gamma: float,
+    detach_weight: bool,
+    hard: bool,
 ) -> torch.Tensor:
     """Map [B, 1, *spatial] of :class:`UncertaintyWeightedCrossPseudoLoss` from log-probabilities [B, C, *spatial]."""
-    teacher_log_p = teacher_log_p.detach()
+    teacher_log_p, teacher_p = teacher_log_p.detach(), teacher_p.detach()
     if hard:
-        cross_entropy = -log_p.gather(1, teacher_log_p.argmax(1, keepdim=True))
+        cross_entropy = -log_p.gather(1, teacher_log_p.max(1, keepdim=True)[1])
     else:
         cross_entropy = -((teacher_log_p / temperature).softmax(1) * log_p).sum(1, keepdim=True)
-    divergence = (teacher_log_p.exp() * (teacher_log_p - log_p)).sum(1, keepdim=True)
+    divergence = (teacher_p * (teacher_log_p - log_p)).sum(1, keepdim=True)
     weight = torch.exp(-divergence.detach()) if detach_weight else torch.exp(-divergence)
     return weight * cross_entropy + gamma * divergence
 
@@ -94,9 +100,11 @@ class UncertaintyWeightedCrossPseudoLoss(_Loss):
         check_logits(input, "input")
         check_matching(input, teacher, "input", "teacher")
         check_mask(mask, input)
+        teacher_log_p = full_precision(teacher.detach()).log_softmax(1)
         loss = uncertainty_weighted_cross_pseudo(
             full_precision(input).log_softmax(1),
-            full_precision(teacher.detach()).log_softmax(1),
+            teacher_log_p,
+            teacher_log_p.exp(),
             self.temperature,
             self.gamma,
             self.detach_weight,

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data: datalists, their checks, the embedded phantom, and the two streams of batches."""
 
+from .brief_errors import report_data_errors_briefly
 from .check import CaseReport, DataReport, check_data, inspect_data
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
+from .locations import find_datalist, find_images, find_weights
 from .phantom import phantom_case, phantom_dataset
 from .two_streams import TwoStreams
 from .volumes import Volume, open_volume
@@ -16,9 +18,13 @@ __all__ = [
     "TwoStreams",
     "Volume",
     "check_data",
+    "find_datalist",
+    "find_images",
+    "find_weights",
     "inspect_data",
     "load_datalist",
     "open_volume",
     "phantom_case",
     "phantom_dataset",
+    "report_data_errors_briefly",
 ]

@@ -58,6 +58,7 @@ class TrainingConsole:
         self.means = EpochMeans()
         self._progress: Progress | None = None
         self._first_epoch: int | None = None
+        self._epoch_open = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer (and with the evaluator, if there is one)."""
@@ -68,6 +69,8 @@ class TrainingConsole:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
         if self.evaluator is not None:
+            # Validation may be attached before or after this handler: the epoch's line comes first in any case.
+            self.evaluator.add_event_handler(Events.STARTED, lambda _: self._epoch_completed(engine))
             self.evaluator.add_event_handler(Events.COMPLETED, self._validated)
 
     def _epoch_started(self, engine: Engine) -> None:
@@ -77,6 +80,8 @@ class TrainingConsole:
             self._first_epoch, self._run_start = engine.state.epoch, now
             self.log.drop_from(engine.state.epoch)
         self._epoch_start = self._last_step = now
+        self._epoch_open = True
+        self._learning_rate = engine.optimizer.param_groups[0]["lr"] if hasattr(engine, "optimizer") else None
         self.means.reset()
         if self.console.is_terminal:
             self._start_bar(engine)
@@ -125,6 +130,9 @@ class TrainingConsole:
         return timedelta(seconds=round((time.perf_counter() - self._run_start) / done * left))
 
     def _epoch_completed(self, engine: Engine) -> None:
+        if not self._epoch_open:
+            return
+        self._epoch_open = False
         self._stop_bar()
         losses, statistics = _split(self.means.compute())
         seconds = self._last_step - self._epoch_start
@@ -136,8 +144,8 @@ class TrainingConsole:
             "losses": losses,
             **statistics,
         }
-        if hasattr(engine, "optimizer"):
-            record["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        if self._learning_rate is not None:
+            record["learning_rate"] = self._learning_rate
         self.log.append(record)
         parts = [
             f"epoch {engine.state.epoch}/{engine.state.max_epochs}",

@@ -17,8 +17,8 @@ from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from monai.data import MetaTensor
 from monai.metrics import compute_dice
+from monai.transforms import ResampleToMatch
 
 from .atomic import replace_file
 from .case_metrics import case_names, case_path, class_mask, foreground_names
@@ -58,8 +58,9 @@ class CasePictures:
         labels: {class index: name} with background 0, as in a datalist, or the number of classes.
         output_dir: the folder in which `pictures` is made.
         pred_key: key of the segmentation to draw, one-hot [C,*S] or a class map [1,*S].
-        label_key: key of the label, a MetaTensor.
-        image_key: key of the image, a MetaTensor of which the first channel is drawn.
+        label_key: key of the label, a MetaTensor; the prediction is on its grid.
+        image_key: key of the image, a MetaTensor of which the first channel is drawn, resampled to the label's grid if
+            it is on another one (the network's).
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class CasePictures:
     def _keep(self, engine: Engine) -> None:
         for item in engine.state.output:
             image, label, pred = (item[key] for key in (self.image_key, self.label_key, self.pred_key))
+            if image.shape[1:] != label.shape[1:] or not torch.allclose(image.affine, label.affine):
+                image = ResampleToMatch(padding_mode="zeros")(image, label)
             path = case_path(item, self.image_key)
             masks = [
                 torch.stack([class_mask(segmentation, c) for c in self.foreground])[None].float()
@@ -98,8 +101,7 @@ class CasePictures:
             dice = dice[masks[0].flatten(2).any(-1)[0] | masks[1].flatten(2).any(-1)[0]]
             arrays = [image[0], *(self._class_map(segmentation) for segmentation in (label, pred))]
             arrays = [array.detach().cpu().numpy() for array in arrays]
-            affine = label.affine if isinstance(label, MetaTensor) else torch.eye(4)
-            planes = middle_planes(*arrays, affine.cpu().numpy())
+            planes = middle_planes(*arrays, label.affine.cpu().numpy())
             self.cases[path] = CaseSlices(path, float(dice.mean()) if len(dice) else math.nan, planes)
 
     def _class_map(self, segmentation: torch.Tensor) -> torch.Tensor:
@@ -183,20 +185,25 @@ def plot_case(
         for index, c in enumerate(foreground):
             _contour(ax, label == c, LABEL_COLOURS[index % len(LABEL_COLOURS)], "solid")
             _contour(ax, pred == c, PRED_COLOURS[index % len(PRED_COLOURS)], "dashed")
-        ax.set(xlabel=horizontal, ylabel=vertical, xticks=[], yticks=[])
+        rows, columns = image.shape
+        ax.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5), xticks=[], yticks=[])
+        ax.set(xlabel=horizontal, ylabel=vertical)
     handles = []
     for index, name in enumerate(foreground.values()):
         handles.append(Line2D([], [], color=LABEL_COLOURS[index % len(LABEL_COLOURS)], label=f"{name}, label"))
         colour = PRED_COLOURS[index % len(PRED_COLOURS)]
         handles.append(Line2D([], [], color=colour, linestyle="dashed", label=f"{name}, prediction"))
     figure.suptitle(title)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(2, len(foreground)), frameon=False)
     return figure
 
 
 def _contour(ax: Axes, mask: np.ndarray, colour: str, style: str) -> None:
+    """Outline a mask [rows, columns]; the margin closes outlines at the border of the image."""
     if mask.any():
-        ax.contour(np.pad(mask, 1).astype(float), [0.5], colors=colour, linestyles=style, linewidths=1.2)
+        rows, columns = (np.arange(-1, n + 1) for n in mask.shape)
+        outline = np.pad(mask, 1).astype(float)
+        ax.contour(columns, rows, outline, [0.5], colors=colour, linestyles=style, linewidths=1.2)
 
 
 def plot_training_curves(
@@ -222,37 +229,42 @@ def plot_training_curves(
         name: [r["losses"].get(name) for r in epochs] for name in dict.fromkeys(n for r in epochs for n in r["losses"])
     }
     panels = [("loss, mean over the epoch", x, losses)]
-    fractions = _fractions(epochs, labels)
-    if fractions:
-        panels.append(("pseudo-labels, fraction of voxels", x, fractions))
+    if any("kept_fraction" in r for r in epochs):
+        panels.append(("unlabelled voxels kept, fraction", x, {"kept": [r.get("kept_fraction") for r in epochs]}))
+    shares = _class_shares(epochs, labels)
+    if shares:
+        panels.append(("share of voxels per class", x, shares))
     validations = [r for r in records if "validation" in r]
     if validations:
         metrics = {name: [r["validation"].get(name) for r in validations] for name in validations[0]["validation"]}
         panels.append(("validation", [r["epoch"] for r in validations], metrics))
 
-    figure = Figure(figsize=(5.0 * len(panels), 3.8), layout="constrained")
-    for ax, (title, positions, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, positions, curves) in zip(axes, panels, strict=True):
         for name, values in curves.items():
             values = [math.nan if v is None else v for v in values]
-            ax.plot(positions, values, label=name, marker="." if len(values) < 30 else None)
+            style = "dashed" if name.endswith(", labels") else "solid"
+            ax.plot(positions, values, label=name, linestyle=style, marker="." if len(values) < 30 else None)
+        for i, alarm in enumerate(r["epoch"] for r in records if "alarm" in r):
+            ax.axvline(alarm, color="red", linestyle="dotted", label=None if i else "collapse alarm")
         ax.set(title=title, xlabel="epoch")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
-    for alarm in (r for r in records if "alarm" in r):
-        figure.axes[min(1, len(panels) - 1)].axvline(alarm["epoch"], color="red", linestyle=":")
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > 4 else {}
+        ax.legend(fontsize="small", **beside)
+    # Terms differ by orders of magnitude; those of the unlabelled voxels start near zero.
+    axes[0].set_yscale("log", nonpositive="mask")
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def _fractions(epochs: Sequence[Mapping[str, object]], labels: Mapping[int, str]) -> dict[str, list[float | None]]:
-    """Curves of the fraction of voxels kept and of the share of each foreground class."""
+def _class_shares(epochs: Sequence[Mapping[str, object]], labels: Mapping[int, str]) -> dict[str, list[float | None]]:
+    """Curves of the share of each foreground class among the pseudo-labels and the labelled voxels."""
     curves: dict[str, list[float | None]] = {}
-    if any("kept_fraction" in r for r in epochs):
-        curves["kept"] = [r.get("kept_fraction") for r in epochs]
-    num_classes = max((len(r.get("pseudo_class_share", ())) for r in epochs), default=0)
-    for c in range(1, num_classes):
-        shares = [r.get("pseudo_class_share") for r in epochs]
-        curves[str(labels.get(c, f"class {c}"))] = [None if s is None else s[c] for s in shares]
+    for key, kind in (("pseudo_class_share", "pseudo-labels"), ("label_class_share", "labels")):
+        shares = [r.get(key) for r in epochs]
+        for c in range(1, max((len(s) for s in shares if s is not None), default=0)):
+            curves[f"{labels.get(c, f'class {c}')}, {kind}"] = [None if s is None else s[c] for s in shares]
     return curves
 
 

@@ -103,20 +103,27 @@ def test_a_new_run_in_an_old_folder_starts_a_new_log(tmp_path):
     assert [r["epoch"] for r in RunLog(tmp_path / "train_log.jsonl").read()] == [1]
 
 
-def test_validation_is_shown_and_recorded(tmp_path):
-    evaluator = Engine(lambda engine, batch: None)
+@pytest.mark.parametrize("console_first", [True, False])
+def test_validation_is_shown_and_recorded_after_its_epoch(tmp_path, console_first):
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(val_mean_dice=torch.tensor(0.5)))
     stream = io.StringIO()
     trainer = Engine(step)
-    TrainingConsole(tmp_path, evaluator=evaluator, console=Console(file=stream, width=200)).attach(trainer)
+    console = TrainingConsole(tmp_path, evaluator=evaluator, console=Console(file=stream, width=200))
+    if console_first:
+        console.attach(trainer)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine):
-        evaluator.state.metrics = {"val_mean_dice": torch.tensor(0.5)}
+        # As MONAI's Evaluator.run(global_epoch) does.
         evaluator.state.max_epochs, evaluator.state.epoch = engine.state.epoch, engine.state.epoch - 1
         evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.7, 1
-        evaluator.fire_event(Events.COMPLETED)
+        evaluator.run([0], epoch_length=1)
 
+    if not console_first:
+        console.attach(trainer)
     trainer.run([0, 0], max_epochs=1)
+    assert stream.getvalue().count("epoch 1/1 |") == 1
+    assert stream.getvalue().index("epoch 1/1 |") < stream.getvalue().index("validation after epoch 1")
     assert "val_mean_dice 0.5000 (best 0.7000 at epoch 1)" in stream.getvalue()
     assert RunLog(tmp_path / "train_log.jsonl").read()[-1]["validation"] == {"val_mean_dice": 0.5}
 

@@ -77,6 +77,28 @@ def test_planes_meet_the_label_and_point_right_anterior_superior_whatever_the_or
     ]
 
 
+def test_contours_lie_on_the_voxels_they_outline():
+    mask = np.zeros((9, 9), dtype=np.uint8)
+    mask[2:5, 3:8] = 1
+    plane = (np.random.default_rng(0).random((9, 9)), mask, mask, "x", "y", 1.0)
+    ax = pictures.plot_case([plane], {1: "chamber"}, "title").axes[0]
+    for outline in ax.collections:
+        columns, rows = outline.get_paths()[0].vertices.T
+        assert (columns.min(), columns.max(), rows.min(), rows.max()) == (2.5, 7.5, 1.5, 4.5)
+
+
+def test_an_image_on_the_grid_of_the_network_is_drawn_on_that_of_the_label(tmp_path):
+    item = case("x", 0)
+    fine = item["label"].float()
+    coarse = MetaTensor(fine[:, ::2, ::2, ::2], affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    coarse.meta["filename_or_obj"] = "/data/x.nii.gz"
+    handler = CasePictures(2, tmp_path)
+    evaluate(handler, [item | {"image": coarse}])
+    for image, label, *_ in handler.cases["/data/x.nii.gz"].planes:
+        assert image.shape == label.shape
+        assert image[label == 1].min() >= 0.125 and image[label == 0].max() <= 0.5
+
+
 def test_a_case_without_label_and_prediction_is_not_ranked(tmp_path):
     item = case("x", 0)
     item["label"][:] = 0
@@ -88,7 +110,7 @@ def test_two_dimensional_cases_are_drawn(tmp_path):
     label = torch.zeros(1, 20, 30, dtype=torch.long)
     label[0, 5:9, 5:20] = 1
     image = MetaTensor(torch.rand(1, 20, 30), meta={"filename_or_obj": "/data/x.png"})
-    evaluate(CasePictures(2, tmp_path), [{"image": image, "label": label, "pred": label}])
+    evaluate(CasePictures(2, tmp_path), [{"image": image, "label": MetaTensor(label), "pred": label}])
     assert (tmp_path / "pictures" / "best.png").exists()
 
 
@@ -103,7 +125,7 @@ def test_curves_of_losses_pseudo_labels_and_validation(tmp_path):
     TrainingCurves(tmp_path, {"1": "chamber"}).attach(engine)
     engine.run([0])
     picture = imread(tmp_path / "pictures" / "training_curves.png")
-    assert picture.shape[1] > 3 * picture.shape[0]  # three panels beside each other
+    assert picture.shape[1] > 4 * picture.shape[0]  # four panels beside each other
 
 
 def test_a_log_without_an_epoch_is_an_error(tmp_path):

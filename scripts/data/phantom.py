@@ -108,7 +108,7 @@ def phantom_case(rng: np.random.Generator, size: Sequence[int] = (48, 48, 48)) -
     grid = (grid - (np.asarray(size, dtype=np.float32) - 1) / 2) / scale
     warped = grid + 1.4 * _smooth_fields(rng, size, count=3, coarse=5)
 
-    pose = Rotation.from_rotvec(rng.normal(0, 0.22, 3)).as_matrix().astype(np.float32)
+    pose = Rotation.from_rotvec(rng.normal(0, 0.14, 3)).as_matrix().astype(np.float32)
     centre = rng.uniform(-3, 3, 3).astype(np.float32)
     local = (warped - centre) @ pose
     grown = rng.uniform(0.85, 1.15)
@@ -126,16 +126,16 @@ def phantom_case(rng: np.random.Generator, size: Sequence[int] = (48, 48, 48)) -
     lookalike = (lookalikes <= 0) & (depth > 1.6)
 
     body = _ellipsoid(grid, rng.uniform(-1, 1, 3), np.asarray(size) / scale * rng.uniform(0.52, 0.6, 3)) <= 0
-    level = np.where(body, TISSUE + 0.16 * _texture(rng, size, 2.2), AIR).astype(np.float32)
+    level = np.where(body, TISSUE + 0.12 * _texture(rng, size, 2.2), AIR).astype(np.float32)
     level[body & (np.minimum(depth, lookalikes) < 1.6)] = WALL
     contrast = rng.uniform(0.8, 1.05)
     level[chamber] = BLOOD * contrast
-    level[lookalike] = BLOOD * contrast * rng.uniform(0.9, 1.06)
+    level[lookalike] = BLOOD * contrast * rng.uniform(0.98, 1.16)
     level += 0.07 * _texture(rng, size, 1.2) * (chamber | lookalike)
 
     level = gaussian_filter(level, 0.6 * scale)
-    bias = np.exp(0.25 * _smooth_fields(rng, size, count=1, coarse=3)[..., 0])
-    noise = rng.uniform(0.07, 0.13)
+    bias = np.exp(0.2 * _smooth_fields(rng, size, count=1, coarse=3)[..., 0])
+    noise = rng.uniform(0.06, 0.1)
     real = level * bias + rng.normal(0, noise, size)
     image = np.hypot(real, rng.normal(0, noise, size)) * rng.uniform(300, 600)  # Rician, as in magnitude MR
     return np.clip(np.rint(image), 0, 32767).astype(np.int16), chamber.astype(np.uint8)

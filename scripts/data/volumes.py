@@ -105,13 +105,23 @@ def unreadable(path: str, error: Exception) -> DataError:
         cause, remedy = "not compressed although named .gz", "Rename it without .gz, or compress it with gzip"
     elif is_gzip and not named_gzip:
         cause, remedy = "gzip-compressed although not named .gz", "Add .gz to its name, or unpack it with gunzip"
-    elif isinstance(error, EOFError) or (is_gzip and isinstance(error, (zlib.error, gzip.BadGzipFile))):
-        cause, remedy = f"truncated or damaged ({_brief(error)})", "Copy or download it again"
+    elif is_gzip and (damage := _gzip_damage(path)):
+        cause, remedy = f"truncated or damaged ({damage})", "Copy or download it again"
     elif head[128:132] == b"DICM" and path.endswith((".nii", ".nii.gz")):
         cause, remedy = "a DICOM file named as NIfTI", "Convert the series' folder with `dualseg convert`"
     else:
         cause, remedy = f"cannot be read ({_brief(error)})", "Copy it again, or write it anew as NIfTI"
     return DataError(f"{path}: {cause}. {remedy}.")
+
+
+def _gzip_damage(path: str) -> str | None:
+    """What stops a gzip file from unpacking to its end, None when nothing does."""
+    try:
+        with gzip.open(path) as stream:
+            _read_to_end(stream)
+    except (OSError, EOFError, zlib.error) as error:
+        return _brief(error)
+    return None
 
 
 def _open_nifti(path: str, stack: ExitStack) -> Volume:

@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
+import re
 import sys
 import tempfile
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 
+from ..data import DataError
 from .atomic import replace_file
 
 __all__ = ["finish_run", "latest_run", "run_folder"]
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
+INFERENCE_FILE = "inference.json"
 FINISHED_FILE = "run.json"
 
 
@@ -39,7 +46,7 @@ def run_folder(runs_dir: str, name: str) -> str:
     Raises:
         PermissionError: when the folder cannot be written.
     """
-    config = _enclosing_config()
+    config = {k: v for k, v in _enclosing_parser().get().items() if k != ConfigParser.meta_key}
     number = 1
     while True:
         folder = Path(runs_dir) / (name if number == 1 else f"{name}_{number}")
@@ -54,24 +61,27 @@ def latest_run(runs_dir: str, name: str) -> str:
     """Folder of the newest finished run of this name in ``runs_dir``.
 
     Raises:
-        FileNotFoundError: when there is none.
+        DataError: when there is none.
     """
-    pattern = f"{name}*/{FINISHED_FILE}"
-    finished = sorted(Path(runs_dir).glob(pattern), key=lambda path: path.stat().st_mtime)
+    own = re.compile(re.escape(name) + r"(_\d+)?")
+    finished = [path for path in Path(runs_dir).glob(f"*/{FINISHED_FILE}") if own.fullmatch(path.parent.name)]
     if not finished:
-        raise FileNotFoundError(
+        raise DataError(
             f"No finished run {Path(runs_dir) / name}: train with the same configs first, or give --ckpt_path a model file."
         )
-    return str(finished[-1].parent)
+    return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
 
 
 def finish_run(folder: str) -> None:
     """Mark the run in ``folder`` as finished: the same command starts a new one from now on. First rank only.
 
-    ``run.json`` says when, and with which versions and hardware.
+    Made for an expression in a bundle's config. ``run.json`` says when, and with which versions and hardware;
+    ``inference.json``, layered on the bundle's, is all that inference needs to use the run's model.
     """
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return
+    with replace_file(Path(folder) / INFERENCE_FILE) as path:
+        path.write_text(json.dumps(_inference_override(_enclosing_parser(), Path(folder)), indent=2) + "\n")
     record = {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -83,17 +93,36 @@ def finish_run(folder: str) -> None:
     }
     with replace_file(Path(folder) / FINISHED_FILE) as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
+    logger.info(
+        "To segment scans with this model: python -m monai.bundle run --config_file "
+        "\"['configs/inference.json','%s']\" --dataset_dir IN --output_dir OUT",
+        Path(folder) / INFERENCE_FILE,
+    )
 
 
-def _enclosing_config() -> dict:
+def _enclosing_parser() -> ConfigParser:
     # MONAI evaluates a config's expressions without access to the config itself; the parser is found among the callers.
     frame = sys._getframe(1)
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            return {k: v for k, v in parser.get().items() if k != ConfigParser.meta_key}
+            return parser
         frame = frame.f_back
-    raise RuntimeError("run_folder is for expressions in a bundle's config: no ConfigParser is evaluating one now.")
+    raise RuntimeError("This function is for expressions in a bundle's config: no ConfigParser is evaluating one now.")
+
+
+def _inference_override(parser: ConfigParser, folder: Path) -> dict[str, Any]:
+    """The networks of a run with what they refer to, the grid they work on, and where their weights are."""
+    network = {**parser["network_def"], "_target_": "scripts.networks.DualEnsemble"}
+    references = re.findall(r"@(\w+)", json.dumps([network, parser["intensity"]]))
+    names = {"labels", "in_channels", "spacing", "patch_size", "overlap", *references} - {"num_classes"}
+    return {
+        "_desc_": f"Layered on configs/inference.json: the model of {folder.name}",
+        "ckpt_path": str((folder / "model.pt").resolve()),
+        **{name: parser.get_parsed_content(name) for name in sorted(names)},
+        "intensity": parser["intensity"],
+        "network_def": network,
+    }
 
 
 def _create(folder: Path, config: dict) -> bool:

@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from monai.metrics import compute_dice
 from monai.transforms import ResampleToMatch
 
@@ -249,6 +250,7 @@ def plot_training_curves(
         for i, alarm in enumerate(r["epoch"] for r in records if "alarm" in r):
             ax.axvline(alarm, color="red", linestyle="dotted", label=None if i else "collapse alarm")
         ax.set(title=title, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
         beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > 4 else {}
         ax.legend(fontsize="small", **beside)

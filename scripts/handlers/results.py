@@ -22,11 +22,19 @@ COLUMNS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95 (mm)", "asd_mm
 # Written to a log the table keeps its columns; a terminal decides for itself.
 LOG_WIDTH = 120
 FILES = {
+    "config.json": "the config of the run, all overrides merged",
+    "inference.json": "override for configs/inference.json: how to use this model",
+    "last.pt": "state of the training, from which it resumes",
     "metrics.csv": "scores of every case, network and class",
     "metrics.json": "mean, standard deviation and median, with the conventions",
+    "model.json": "which epoch model.pt is from, and how it was chosen",
+    "model.pt": "weights of both networks, to use",
+    "model_best.pt": "weights of the best epoch on the validation scans",
     "results.md": "the table above",
     "train_log.jsonl": "losses and pseudo-label statistics of every epoch",
+    "evaluation": "scores of a later evaluation",
     "pictures": "worst, median and best case; training curves",
+    "tensorboard": "event files for TensorBoard",
 }
 
 
@@ -127,7 +135,9 @@ def report_results(output_dir: str | os.PathLike, console: Console | None = None
     listing = Table(box=None, show_header=False, padding=(0, 2))
     for path in sorted(output_dir.iterdir(), key=lambda p: (p.is_dir(), p.name)):
         count = sum(p.is_file() for p in path.rglob("*")) if path.is_dir() else 0
-        listing.add_row(f"{path.name}/ ({count} files)" if path.is_dir() else path.name, FILES.get(path.name, ""))
+        listing.add_row(
+            f"{path.name}/ ({count} file{'s' * (count != 1)})" if path.is_dir() else path.name, FILES.get(path.name, "")
+        )
     console.print(listing)
 
 

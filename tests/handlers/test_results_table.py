@@ -80,5 +80,5 @@ def test_the_report_prints_writes_and_lists(tmp_path, two_classes):
     report_results(tmp_path, console)
     text = console.export_text()
     assert "0.750 ± 0.250" in text and str(tmp_path) in text
-    assert "pictures/ (1 files)" in text and "results.md" in text
+    assert "pictures/ (1 file)" in text and "results.md" in text
     assert (tmp_path / "results.md").read_text() == results_markdown(two_classes)

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 import re
+import resource
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -83,6 +84,7 @@ def finish_run(folder: str) -> None:
     with replace_file(Path(folder) / INFERENCE_FILE) as path:
         path.write_text(json.dumps(_inference_override(_enclosing_parser(), Path(folder)), indent=2) + "\n")
     record = {
+        "peak_memory_gib": round(_peak_memory_gib(), 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
@@ -98,6 +100,14 @@ def finish_run(folder: str) -> None:
         "\"['configs/inference.json','%s']\" --dataset_dir IN --output_dir OUT",
         Path(folder) / INFERENCE_FILE,
     )
+
+
+def _peak_memory_gib() -> float:
+    """Most memory this process held: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB elsewhere
 
 
 def _enclosing_parser() -> ConfigParser:

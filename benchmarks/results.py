@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the table of finished runs into docs/results.md, with the command of each.
+
+    python benchmarks/results.py RUN_FOLDER [RUN_FOLDER ...] [--document docs/results.md]
+
+The table replaces what stands between the lines ``<!-- runs -->`` and ``<!-- /runs -->`` of the document. Everything in it is
+read from the run folders: nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import fire
+
+BEGIN, END = "<!-- runs -->\n", "<!-- /runs -->\n"
+NETWORKS = {"a": "a: ResNet-34 V-Net", "b": "b: V-Net", "ensemble": "ensemble"}
+HEADER = (
+    "| network | Dice | Jaccard | HD95 (mm) | HD95, both directions pooled (mm) | ASD (mm) | HD95 (voxels) | empty predictions |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def write_results(*runs: str, document: str = "docs/results.md") -> None:
+    """Replace the table in ``document`` by one of these run folders.
+
+    Raises:
+        SystemExit: when a folder is no finished run, or the document has no place for the table.
+    """
+    path = Path(document)
+    text = path.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{path}: no lines {BEGIN.strip()} and {END.strip()} between which the table goes.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(before + BEGIN + "".join(_section(Path(run)) for run in runs) + END + after)
+
+
+def _section(run: Path) -> str:
+    try:
+        config, model, record, metrics = (
+            json.loads((run / name).read_text()) for name in ("config.json", "model.json", "run.json", "metrics.json")
+        )
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename}: missing, so {run} is no finished run.") from error
+    epochs = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    minutes = sum(epoch.get("seconds", 0) for epoch in epochs) / 60
+    memory = f"{record['peak_memory_gib']} GiB" if "peak_memory_gib" in record else "not recorded"
+    lines = [
+        f"### {config['dataset_name']}, {config['method_name']}, seed {model['seed']}\n\n",
+        f"{metrics['cases']} test scans. {model['iterations']} steps in {minutes:.0f} min on {record['device']}; ",
+        f"peak memory {memory}; weights: {model['chosen']}; torch {record['versions']['torch']}, ",
+        f"monai {record['versions']['monai']}. Mean ± standard deviation over scans, mean over foreground classes.\n\n",
+        f"`{_command(record['command'])}`\n\n",
+        HEADER,
+    ]
+    lines += [_row(title, metrics["networks"][key]) for key, title in NETWORKS.items()]
+    if len(metrics["labels"]) > 1:
+        classes = metrics["networks"]["ensemble"]["classes"]
+        parts = ", ".join(f"{name} {_value(scores, 'dice', 3)}" for name, scores in classes.items())
+        lines.append(f"\nEnsemble Dice by class: {parts}.\n")
+    return "".join(lines) + "\n"
+
+
+def _row(title: str, network: dict) -> str:
+    mean = network["mean_foreground"]
+    empty = sum(scores["empty_pred"] for scores in network["classes"].values())
+    values = [_value(mean, "dice", 3), _value(mean, "jaccard", 3)]
+    values += [_value(mean, name, 2) for name in ("hd95_mm", "hd95_pooled_mm", "asd_mm", "hd95_voxels")]
+    return f"| {title} | " + " | ".join(values) + f" | {empty} |\n"
+
+
+def _value(scores: dict, name: str, digits: int) -> str:
+    return f"{scores[name]['mean']:.{digits}f} ± {scores[name]['std']:.{digits}f}"
+
+
+def _command(arguments: list[str]) -> str:
+    """The run's command without the folders of the machine it ran on."""
+    words = ["python", "-m", "monai.bundle", *arguments[1:]]
+    for option, shown in (("--dataset_dir", "DIR"), ("--runs_dir", None)):
+        if option in words:
+            at = words.index(option)
+            words[at : at + 2] = [option, shown] if shown else []
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    fire.Fire(write_results)

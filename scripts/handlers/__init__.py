@@ -11,6 +11,7 @@ from .results import ResultsReport, report_results, results_markdown, results_ta
 from .run_folder import finish_run, latest_run, run_folder
 from .run_log import RunLog
 from .run_state import RunState
+from .share_buffers import ShareBuffers
 
 __all__ = [
     "CaseMetrics",
@@ -20,6 +21,7 @@ __all__ = [
     "ResultsReport",
     "RunLog",
     "RunState",
+    "ShareBuffers",
     "TrainingConsole",
     "TrainingCurves",
     "plot_training_curves",

@@ -47,7 +47,9 @@ def find_images(dataset_dir: str | None) -> list[dict[str, str]]:
     files = [entry for entry in path.iterdir() if entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES)]
     series = [entry for entry in path.iterdir() if entry.is_dir() and any(entry.glob("*.dcm"))]
     if not files and not series:
-        raise DataError(f"{path}: no scan in it. Needed are files {', '.join(IMAGE_SUFFIXES)}, or a folder of .dcm per series.")
+        raise DataError(
+            f"{path}: no scan in it. Needed are files {', '.join(IMAGE_SUFFIXES)}, or a folder of .dcm per series."
+        )
     return [{"image": str(entry)} for entry in sorted(files + series)]
 
 
@@ -58,5 +60,7 @@ def find_weights(path: str) -> str:
         DataError: when it does not.
     """
     if not Path(path).is_file():
-        raise DataError(f"{path}: no such model. Train one (the run's folder has model.pt) and give its path as --ckpt_path.")
+        raise DataError(
+            f"{path}: no such model. Train one (the run's folder has model.pt) and give its path as --ckpt_path."
+        )
     return str(path)

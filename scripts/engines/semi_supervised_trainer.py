@@ -92,7 +92,9 @@ class SemiSupervisedTrainer(Trainer):
         amp_kwargs: dict | None = None,
     ) -> None:
         if not isinstance(train_data_loader, DataLoader):
-            raise ValueError(f"train_data_loader must be a PyTorch DataLoader but is {type(train_data_loader).__name__}.")
+            raise ValueError(
+                f"train_data_loader must be a PyTorch DataLoader but is {type(train_data_loader).__name__}."
+            )
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         super().__init__(
             device=device,

@@ -56,7 +56,9 @@ class RunState:
         self.state = dict(state)
         self.validator = validator
         if patience is not None and validator is None:
-            raise ValueError(f"patience={patience} needs a validator: without validation cases no epoch is the best one.")
+            raise ValueError(
+                f"patience={patience} needs a validator: without validation cases no epoch is the best one."
+            )
         self.patience = patience
         self.interval = interval
         self.best: dict[str, Any] = {"epoch": None, "metric": None}

@@ -57,7 +57,9 @@ class DualNetworkMethod(Method):
     ) -> None:
         super().__init__()
         if contrastive is not None and consistency is None:
-            raise ValueError("contrastive needs consistency: its entropy filter tells reliable voxels from unreliable ones")
+            raise ValueError(
+                "contrastive needs consistency: its entropy filter tells reliable voxels from unreliable ones"
+            )
         self.supervised = supervised
         self.rectification = rectification
         self.rectification_weight = rectification_weight

@@ -45,7 +45,9 @@ def start(bundle_root, data, runs):
 
 @pytest.mark.slow
 def test_a_killed_run_given_the_same_command_ends_with_the_same_weights(bundle_root, tmp_path):
-    data = phantom_dataset(tmp_path / "data", size=(32, 32, 32), labeled=2, unlabeled=3, validation=1, test=1, progress=False)
+    data = phantom_dataset(
+        tmp_path / "data", size=(32, 32, 32), labeled=2, unlabeled=3, validation=1, test=1, progress=False
+    )
     whole = start(bundle_root, data, tmp_path / "whole")
     output, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, output

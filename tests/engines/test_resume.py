@@ -67,7 +67,9 @@ def assert_same(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize("stop_at_step", [1, 3, 8])  # in the first epoch, at its end before the checkpoint, in the middle
+@pytest.mark.parametrize(
+    "stop_at_step", [1, 3, 8]
+)  # in the first epoch, at its end before the checkpoint, in the middle
 def test_an_interrupted_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, stop_at_step):
     run(tmp_path / "whole")
     run(tmp_path / "broken", stop_at_step=stop_at_step)

@@ -19,7 +19,15 @@ def test_output_holds_every_loss_and_their_sum():
     trainer = make_trainer(max_epochs=1)
     trainer.run()
     output = trainer.state.output
-    names = {"supervised_a", "supervised_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a", "contrastive_b"}
+    names = {
+        "supervised_a",
+        "supervised_b",
+        "cross_pseudo",
+        "entropy_filtered",
+        "cosine",
+        "contrastive_a",
+        "contrastive_b",
+    }
     assert names <= set(output)
     assert output["loss"].item() == pytest.approx(sum(output[name].item() for name in names), rel=1e-5)
     assert not any(value.requires_grad for value in output.values())

@@ -131,11 +131,15 @@ def test_supervised_does_not_show_unlabelled_scans_to_the_network(batches):
 def test_cps_is_the_cross_entropy_with_the_other_networks_argmax(network, batches):
     network.eval()
     labeled, unlabeled = batches
-    losses = CrossPseudoSupervisionMethod(supervised_loss(), cross_weight=1.5)(network, labeled, unlabeled, progress=0.0)
+    losses = CrossPseudoSupervisionMethod(supervised_loss(), cross_weight=1.5)(
+        network, labeled, unlabeled, progress=0.0
+    )
     output = network(torch.cat([labeled["image"], unlabeled["image"]]))
     log_a = output.a.logits.double().log_softmax(1)
     target = output.b.logits.argmax(1, keepdim=True)
-    torch.testing.assert_close(losses["cross_pseudo_a"].double(), -1.5 * log_a.gather(1, target).mean(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        losses["cross_pseudo_a"].double(), -1.5 * log_a.gather(1, target).mean(), rtol=1e-5, atol=0
+    )
     assert gradient_size(losses["cross_pseudo_a"], network.b) == 0
 
 

@@ -3,8 +3,8 @@
 
     python benchmarks/results.py RUN_FOLDER [RUN_FOLDER ...] [--document docs/results.md]
 
-The table replaces what stands between the lines ``<!-- runs -->`` and ``<!-- /runs -->`` of the document. Everything in it is
-read from the run folders: nothing is typed by hand.
+The table replaces what stands between the lines ``<!-- runs -->`` and ``<!-- /runs -->`` of the document. Everything
+in it is read from the run folders: nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import fire
 BEGIN, END = "<!-- runs -->\n", "<!-- /runs -->\n"
 NETWORKS = {"a": "a: ResNet-34 V-Net", "b": "b: V-Net", "ensemble": "ensemble"}
 HEADER = (
-    "| network | Dice | Jaccard | HD95 (mm) | HD95, both directions pooled (mm) | ASD (mm) | HD95 (voxels) | empty predictions |\n"
+    "| network | Dice | Jaccard | HD95 (mm) | HD95, directions pooled (mm) | ASD (mm) | HD95 (voxels) "
+    "| empty predictions |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 

@@ -7,7 +7,8 @@ _SUBPACKAGES = ("data", "engines", "handlers", "losses", "methods", "networks")
 
 
 def __getattr__(name: str):
-    # Subpackages load when first named: a config needs only ``import scripts``, and the losses stay free of the rest's imports.
+    # Subpackages load when first named: a config needs only ``import scripts``, and the losses stay free of the rest's
+    # imports.
     if name in _SUBPACKAGES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

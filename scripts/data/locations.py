@@ -32,7 +32,8 @@ def find_datalist(dataset_dir: str | None, name: str) -> str:
 def find_images(dataset_dir: str | None) -> list[dict[str, str]]:
     """The scans in a folder, to segment: ``[{"image": path}]``, sorted by name (ours).
 
-    Takes NIfTI, NRRD and MetaImage files, and subfolders, each as one DICOM series. A path to a single file is taken as it is.
+    Takes NIfTI, NRRD and MetaImage files, and subfolders, each as one DICOM series. A path to a single file is taken
+    as it is.
 
     Raises:
         DataError: when the folder is missing or holds no scan.

@@ -17,9 +17,9 @@ __all__ = ["TwoStreams"]
 class TwoStreams:
     """Iterable over the steps of an epoch: ``{"labeled": batch, "unlabeled": batch or None}`` (ours).
 
-    Each loader starts over when it is exhausted. Every epoch starts both loaders anew with all their random state (shuffling,
-    random transforms, worker seeds) set from (seed, epoch, rank): an epoch does not depend on the ones before, which is what
-    lets an interrupted run continue with the batches of the uninterrupted one.
+    Each loader starts over when it is exhausted. Every epoch starts both loaders anew with all their random state
+    (shuffling, random transforms, worker seeds) set from (seed, epoch, rank): an epoch does not depend on the ones
+    before, which is what lets an interrupted run continue with the batches of the uninterrupted one.
 
     Args:
         labeled: loader of the labelled stream.
@@ -59,8 +59,8 @@ class TwoStreams:
     def __len__(self) -> int:
         return self.epoch_length
 
-    # A generator: its body starts with the first step, when the threads of the epoch before have ended. Seeding earlier would
-    # touch transforms that those threads may still be running.
+    # A generator: its body starts with the first step, when the threads of the epoch before have ended. Seeding
+    # earlier would touch transforms that those threads may still be running.
     def __iter__(self) -> Generator[dict[str, Any], None, None]:
         seeds = np.random.SeedSequence([self.seed, self.epoch, self.rank]).generate_state(len(self.loaders))
         streams: dict[str, Iterator] = {}

@@ -20,9 +20,9 @@ class DualKeys(StrEnum):
 class DualEvaluator(SupervisedEvaluator):
     """Evaluates both networks and their ensemble in one pass of the inferer (ours, after MONAI's SupervisedEvaluator).
 
-    ``network`` is a ``DualEnsemble``. ``engine.state.output`` holds ``image``, ``label`` and three predictions [B,C,*S]: ``pred``
-    (the ensemble's log-probabilities, exactly what inference computes), ``pred_a`` and ``pred_b`` (each network's logits).
-    Arguments as in ``monai.engines.SupervisedEvaluator``.
+    ``network`` is a ``DualEnsemble``. ``engine.state.output`` holds ``image``, ``label`` and three predictions
+    [B,C,*S]: ``pred`` (the ensemble's log-probabilities, exactly what inference computes), ``pred_a`` and ``pred_b``
+    (each network's logits). Arguments as in ``monai.engines.SupervisedEvaluator``.
     """
 
     def _iteration(self, engine: DualEvaluator, batchdata: dict[str, torch.Tensor]) -> dict:

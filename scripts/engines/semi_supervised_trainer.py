@@ -33,11 +33,11 @@ class StreamKeys(StrEnum):
 
 
 class SemiSupervisedTrainer(Trainer):
-    """Trains a network on labelled and unlabelled batches by a :class:`~..methods.Method` (ours, after MONAI's trainers).
+    """Trains a network on labelled and unlabelled batches by a ``Method`` (ours, after MONAI's trainers).
 
     One step: a batch of each stream, the method's named losses, one backward pass of their sum, one optimizer step.
-    ``engine.state.output`` is a dict of detached 0-d tensors: ``loss`` (the sum) and every named loss, with the method's
-    ``statistics`` beside them; ``engine.state.batch`` holds the two batches under :class:`StreamKeys`.
+    ``engine.state.output`` is a dict of detached 0-d tensors: ``loss`` (the sum) and every named loss, with the
+    method's ``statistics`` beside them; ``engine.state.batch`` holds the two batches under :class:`StreamKeys`.
 
     At every epoch start all random generators are set from (seed, epoch, rank), the streams' included, so that a run
     resumed at an epoch's end goes on exactly as the uninterrupted one.
@@ -54,9 +54,9 @@ class SemiSupervisedTrainer(Trainer):
         seed: seed of the run.
         max_grad_norm: clip the gradient's global L2 norm to this value; None: no clipping.
         inferer: how a batch passes the network, default ``SimpleInferer``.
-        non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics, metric_cmp_fn,
-            train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs, amp_kwargs: as in
-            ``monai.engines.SupervisedTrainer``, except that ``decollate`` is off: the output describes a step, not items.
+        non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics,
+            metric_cmp_fn, train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs, amp_kwargs: as in
+            ``monai.engines.SupervisedTrainer``, except that ``decollate`` is off: the output is of a step.
 
     Raises:
         ValueError: when ``train_data_loader`` is not a DataLoader or a loader has no batches.
@@ -179,7 +179,7 @@ class SemiSupervisedTrainer(Trainer):
 
 
 def named_losses(output: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The scalar entries of a trainer's output (the total, each loss, each 0-d statistic) as floats, for MONAI's handlers."""
+    """The scalar entries of a trainer's output (total, losses, 0-d statistics) as floats, for MONAI's handlers."""
     return {name: value.item() for name, value in output.items() if value.ndim == 0}
 
 
@@ -202,6 +202,6 @@ def _stop_at_non_finite_loss(engine: SemiSupervisedTrainer) -> None:
     losses = named_losses(engine.state.output)
     if not np.isfinite(losses[Keys.LOSS]):
         raise RuntimeError(
-            f"The loss of epoch {engine.state.epoch} is not finite: {losses}. The last checkpoint is from before this epoch; "
+            f"The loss of epoch {engine.state.epoch} is not finite: {losses}. The last checkpoint is from before it; "
             "lower learning_rate or set max_grad_norm and start again."
         )

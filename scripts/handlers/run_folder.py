@@ -31,11 +31,12 @@ FINISHED_FILE = "run.json"
 
 
 def run_folder(runs_dir: str, name: str) -> str:
-    """Choose the folder of the run that the config under evaluation describes, and create it with that config inside (ours).
+    """Choose the folder of the run that the config under evaluation describes; create it with that config (ours).
 
-    Made for an expression in a bundle's config. The folder is ``runs_dir/name``, or ``name_2``, ``name_3`` ...: the first one
-    that holds an unfinished run of exactly this config (which is then resumed), or that does not exist yet. So a finished run
-    and an unfinished one of another config are never overwritten. Processes that train together choose the same folder.
+    Made for an expression in a bundle's config. The folder is ``runs_dir/name``, or ``name_2``, ``name_3`` ...: the
+    first one that holds an unfinished run of exactly this config (which is then resumed), or that does not exist yet.
+    So a finished run and an unfinished one of another config are never overwritten. Processes that train together
+    choose the same folder.
 
     Args:
         runs_dir: folder of all runs.

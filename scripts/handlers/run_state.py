@@ -22,18 +22,18 @@ class RunState:
 
     Attach it last: it saves what the epoch's other handlers (validation, learning rate) left. In ``output_dir``:
 
-    - ``last.pt``: after every ``interval`` epochs, all that the rest of the run depends on. A run that finds it continues.
+    - ``last.pt``: after every ``interval`` epochs, all that the rest of the run depends on; a run that finds it continues.
     - ``model_best.pt``: the network with the best validation metric so far, where there is a validator.
     - ``model.pt``: at the end, the network to use: the best on validation if there was one, else the last.
     - ``model.json``: which epoch ``model.pt`` is from and how it was chosen.
 
-    Files are written under a temporary name and renamed: a run killed at any moment leaves complete files only. Weights are
-    flat state dicts of the unwrapped network.
+    Files are written under a temporary name and renamed: a run killed at any moment leaves complete files only.
+    Weights are flat state dicts of the unwrapped network.
 
     Args:
         output_dir: the run's folder.
         network: network being trained, possibly inside DistributedDataParallel.
-        state: further objects with ``state_dict`` and ``load_state_dict`` by name (optimizer, lr_scheduler, method ...).
+        state: further objects with ``state_dict`` and ``load_state_dict`` by name (optimizer, scheduler, method ...).
         validator: evaluator whose key metric chooses the best epoch, larger is better; None: the last epoch is used.
         patience: stop when the best epoch is this many epochs ago; None: train to the end.
         interval: epochs between two checkpoints.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semi-supervised methods: from a network and two batches to named losses. One class a method, one JSON in configs/methods."""
+"""Semi-supervised methods, from a network and two batches to named losses: one class and one JSON each."""
 
 from .cross_pseudo_supervision import CrossPseudoSupervisionMethod
 from .dual_network import DualNetworkMethod

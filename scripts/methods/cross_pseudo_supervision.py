@@ -17,7 +17,7 @@ __all__ = ["CrossPseudoSupervisionMethod"]
 class CrossPseudoSupervisionMethod(Method):
     """Cross pseudo supervision: each network learns the other's argmax, on labelled and unlabelled voxels alike.
 
-    Source: Chen et al., "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021, equations 2 to 4.
+    Source: Chen et al., "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021, eq. 2 to 4.
 
     Args:
         supervised: loss of (logits [B,C,*S], label [B,1,*S]).

@@ -22,9 +22,10 @@ __all__ = ["DualNetworkMethod"]
 class DualNetworkMethod(Method):
     """Dual-network semi-supervised segmentation with uncertainty-guided pseudo-labels: the bundle's default.
 
-    ``L = sum_k (L_s^k + alpha L_cr^k) + w(t) [L_CCE + lambda_c sum_k L_con^k]`` over the networks k in {a, b}: supervised and
-    rectification terms on the labelled voxels; cross consistency enhancement (KL-weighted cross pseudo supervision,
-    entropy-filtered supervision, cosine consistency) and the prototype contrastive term on the unlabelled ones.
+    ``L = sum_k (L_s^k + alpha L_cr^k) + w(t) [L_CCE + lambda_c sum_k L_con^k]`` over the networks k in {a, b}:
+    supervised and rectification terms on the labelled voxels; cross consistency enhancement (KL-weighted cross pseudo
+    supervision, entropy-filtered supervision, cosine consistency) and the prototype contrastive term on the unlabelled
+    ones.
 
     Source: Lu et al., "Enhancing Dual Network Based Semi-Supervised Medical Image Segmentation with Uncertainty-Guided
     Pseudo-Labeling", Knowledge-Based Systems 2025, arXiv 2509.13084. A part set to None is left out (ablations).
@@ -37,7 +38,8 @@ class DualNetworkMethod(Method):
         contrastive: L_con for network a; network b gets an independent copy with prototypes of its own.
         contrastive_weight: lambda_c.
         ramp: w(t), callable from progress in [0, 1] to a factor in [0, 1] on all unlabelled terms.
-        decay_drop_fraction: let the fraction of voxels that the entropy filter drops shrink linearly to 0 over the training
+        decay_drop_fraction: let the fraction of voxels that the entropy filter drops shrink linearly to 0 over
+            the training
             (Wang et al., U2PL, CVPR 2022).
 
     Raises:

@@ -18,13 +18,13 @@ __all__ = ["Method"]
 class Method(nn.Module, ABC):
     """What a training step computes; the trainer does the rest (streams, backward pass, optimizer, events).
 
-    A subclass implements :meth:`forward`. State that must survive a restart (prototypes, a teacher) belongs in buffers or
-    submodules: the method is checkpointed with the networks. Views that only one method needs (noise, copy-paste) are made
-    inside its ``forward``.
+    A subclass implements :meth:`forward`. State that must survive a restart (prototypes, a teacher) belongs in buffers
+    or submodules: the method is checkpointed with the networks. Views that only one method needs (noise, copy-paste) are
+    made inside its ``forward``.
 
     Attributes:
-        statistics: what the last step observed, for the log: ``kept_fraction`` (0-d, fraction of the unlabelled voxels used as
-            pseudo-labels), ``pseudo_class_share`` and ``label_class_share`` ([C], fractions). Detached, on the device.
+        statistics: what the last step observed, for the log: ``kept_fraction`` (0-d, fraction of the unlabelled
+            voxels used as pseudo-labels), ``pseudo_class_share`` and ``label_class_share`` ([C], fractions). Detached, on the device.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Method(nn.Module, ABC):
         self.statistics["label_class_share"] = class_share(label, num_classes)
 
     def observe_pseudo_labels(self, labels: Tensor, kept: Tensor, num_classes: int) -> None:
-        """Record the class shares of the pseudo-labels [B,1,*S] and the fraction of voxels that ``kept`` (same shape) marks."""
+        """Record the class shares of the pseudo-labels [B,1,*S] and the fraction of voxels ``kept`` (same shape)."""
         self.statistics["pseudo_class_share"] = class_share(labels, num_classes)
         self.statistics["kept_fraction"] = kept.detach().float().mean()
 

@@ -55,8 +55,8 @@ class SemiSupervisedTrainer(Trainer):
         max_grad_norm: clip the gradient's global L2 norm to this value; None: no clipping.
         inferer: how a batch passes the network, default ``SimpleInferer``.
         non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics,
-            metric_cmp_fn, train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs, amp_kwargs: as in
-            ``monai.engines.SupervisedTrainer``, except that ``decollate`` is off: the output is of a step.
+            metric_cmp_fn, train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs,
+            amp_kwargs: as in ``monai.engines.SupervisedTrainer``, except that ``decollate`` is off.
 
     Raises:
         ValueError: when ``train_data_loader`` is not a DataLoader or a loader has no batches.

@@ -69,7 +69,7 @@ def latest_run(runs_dir: str, name: str) -> str:
     finished = [path for path in Path(runs_dir).glob(f"*/{FINISHED_FILE}") if own.fullmatch(path.parent.name)]
     if not finished:
         raise DataError(
-            f"No finished run {Path(runs_dir) / name}: train with the same configs first, or give --ckpt_path a model file."
+            f"No finished run {Path(runs_dir) / name}: train with the same configs first, or give --ckpt_path."
         )
     return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
 

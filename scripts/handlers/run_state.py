@@ -22,7 +22,7 @@ class RunState:
 
     Attach it last: it saves what the epoch's other handlers (validation, learning rate) left. In ``output_dir``:
 
-    - ``last.pt``: after every ``interval`` epochs, all that the rest of the run depends on; a run that finds it continues.
+    - ``last.pt``: after every ``interval`` epochs, all that the rest of the run depends on; found, it is resumed.
     - ``model_best.pt``: the network with the best validation metric so far, where there is a validator.
     - ``model.pt``: at the end, the network to use: the best on validation if there was one, else the last.
     - ``model.json``: which epoch ``model.pt`` is from and how it was chosen.

@@ -19,12 +19,13 @@ class Method(nn.Module, ABC):
     """What a training step computes; the trainer does the rest (streams, backward pass, optimizer, events).
 
     A subclass implements :meth:`forward`. State that must survive a restart (prototypes, a teacher) belongs in buffers
-    or submodules: the method is checkpointed with the networks. Views that only one method needs (noise, copy-paste) are
-    made inside its ``forward``.
+    or submodules: the method is checkpointed with the networks. Views that only one method needs (noise, copy-paste)
+    are made inside its ``forward``.
 
     Attributes:
         statistics: what the last step observed, for the log: ``kept_fraction`` (0-d, fraction of the unlabelled
-            voxels used as pseudo-labels), ``pseudo_class_share`` and ``label_class_share`` ([C], fractions). Detached, on the device.
+            voxels used as pseudo-labels), ``pseudo_class_share`` and ``label_class_share`` ([C], fractions). Detached,
+            on the device.
     """
 
     def __init__(self) -> None:

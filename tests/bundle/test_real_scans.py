@@ -2,6 +2,7 @@
 """The data set, recipe and method configs work together on real scans, a few steps each."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import nibabel
@@ -32,8 +33,9 @@ def few_scans(source: Path, folder: Path, labeled=2, unlabeled=2, test=1) -> Pat
 
 def train(bundle_root, names, runs, **options):
     files = [str(bundle_root / "configs" / f"{name}.json") for name in ("train", *names)]
-    run(run_id="training", config_file=files, bundle_root=str(bundle_root), runs_dir=str(runs), **SMALL, **options)
-    (folder,) = runs.iterdir()
+    options = {**SMALL, **options}
+    run(run_id="training", config_file=files, bundle_root=str(bundle_root), runs_dir=str(runs), **options)
+    (folder,) = runs.glob("*_seed0")
     return folder
 
 
@@ -53,6 +55,20 @@ def test_three_classes_train_with_every_method(bundle_root, shared_data, tmp_pat
     assert terms <= set(epoch["losses"])
     classes = json.loads((folder / "metrics.json").read_text())["networks"]["ensemble"]["classes"]
     assert set(classes) == {"anterior hippocampus", "posterior hippocampus"}
+
+
+@pytest.mark.slow
+def test_tensorboard_and_mlflow_get_every_loss(bundle_root, shared_data, tmp_path):
+    data = few_scans(shared_data / "hippocampus", tmp_path / "data", test=0)
+    names = ["datasets/hippocampus", "recipes/cpu"]
+    options = {"dataset_dir": str(data), "mlflow": True, "tensorboard": True}
+    folder = train(bundle_root, names, tmp_path / "runs", **options)
+    with sqlite3.connect(tmp_path / "runs" / "mlruns.db") as database:
+        logged = {name for (name,) in database.execute("select distinct key from metrics")}
+    (events,) = (folder / "tensorboard").iterdir()
+    for name in ("loss", "supervised_a", "entropy_filtered", "kept_fraction"):
+        assert name in logged
+        assert name.encode() in events.read_bytes()
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method turns a network and two batches into named losses; each term moves what it should and nothing else."""
 
-import json
-
 import pytest
 import torch
 from monai.losses import DiceCELoss
@@ -154,11 +152,6 @@ def test_state_of_the_method_is_in_its_checkpoint(network, batches):
     method(network, *batches, progress=1.0)
     restored = full_method()
     restored.load_state_dict(method.state_dict())
-    restored.eval(), method.eval(), network.eval()
-    for name, loss in method(network, *batches, progress=1.0).items():
-        torch.manual_seed(0)
-        assert torch.isfinite(loss), name
-    assert json.dumps(sorted(method.state_dict())) == json.dumps(sorted(restored.state_dict()))
+    assert any("prototypes" in name for name in method.state_dict())
     for name, value in method.state_dict().items():
         assert torch.equal(value, restored.state_dict()[name]), name
-    assert any("prototypes" in name for name in method.state_dict())

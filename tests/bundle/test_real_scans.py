@@ -45,6 +45,7 @@ def train(bundle_root, names, runs, **options):
         (None, {"supervised_a", "rectification_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a"}),
         ("methods/supervised", {"supervised_a", "supervised_b"}),
         ("methods/cps", {"supervised_a", "cross_pseudo_a", "cross_pseudo_b"}),
+        ("methods/as_released", {"supervised_a", "rectification_a", "cross_pseudo", "divergence", "cosine"}),
     ],
 )
 def test_three_classes_train_with_every_method(bundle_root, shared_data, tmp_path, method, terms):

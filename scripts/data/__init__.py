@@ -7,6 +7,7 @@ from .datalist import SECTIONS, load_datalist
 from .errors import DataError
 from .locations import find_datalist, find_images, find_weights
 from .phantom import phantom_case, phantom_dataset
+from .readers import H5Reader
 from .two_streams import TwoStreams
 from .volumes import Volume, open_volume
 
@@ -15,6 +16,7 @@ __all__ = [
     "CaseReport",
     "DataError",
     "DataReport",
+    "H5Reader",
     "TwoStreams",
     "Volume",
     "check_data",

@@ -150,7 +150,8 @@ def inspect_data(
     workers: int | None = None,
 ) -> DataReport:
     """As :func:`check_data`, with errors in the report instead of raised, and in this process alone."""
-    labels = dict(labels or datalist["labels"])
+    given = labels or datalist["labels"]
+    labels = {int(value): name for value, name in given.items()}  # the keys are strings in a config
     jobs = [(section, case) for section in SECTIONS for case in datalist.get(section, [])]
     workers = workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:

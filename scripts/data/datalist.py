@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .readers import DATASET_MARK, H5_SUFFIXES, split_dataset
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
 """Sections of a datalist; all but ``unlabeled`` need a label for each case."""
@@ -21,8 +22,9 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
 
     The file is JSON: ``labels`` ``{"0": "background", "1": name, ...}``, ``training`` ``[{"image": path, "label":
     path}]`` and optionally ``unlabeled`` ``[{"image": path}]``, ``validation``, ``test``; paths are relative to the
-    file. An ``image`` may be a list of files, one per channel, or a folder with one DICOM series. Other keys
-    (``name``, ...) are for the reader. What the volumes hold is the task of :func:`check_data`.
+    file. An ``image`` may be a list of files, one per channel, or a folder with one DICOM series; a benchmark HDF5 file
+    holds both, so its path serves for both. Other keys (``name``, ...) are for the reader. What the volumes hold is the
+    task of :func:`check_data`.
 
     Args:
         path: the JSON file.
@@ -132,9 +134,10 @@ def _parse_section(path: Path, root: Path, section: str, entries: Any) -> tuple[
             problems.append(f'{path}: case {number} of "{section}" {problem}')
             continue
         image = entry["image"]
-        case = {"image": [_absolute(root, i) for i in image] if isinstance(image, list) else _absolute(root, image)}
+        found = [_absolute(root, file, "image") for file in (image if isinstance(image, list) else [image])]
+        case = {"image": found if isinstance(image, list) else found[0]}
         if section != "unlabeled":  # a label of an unlabelled case is not even looked at
-            case["label"] = _absolute(root, entry["label"])
+            case["label"] = _absolute(root, entry["label"], "label")
         cases.append(case)
     return cases, problems
 
@@ -151,13 +154,20 @@ def _entry_problem(section: str, entry: Any) -> str | None:
     label = entry.get("label")
     if not (isinstance(label, str) and label):
         return f'({files[0]}) has no "label". Add its path, or move the case to "unlabeled".'
-    if label in files and not label.endswith((".h5", ".hdf5")):
+    if label in files and not label.lower().endswith(H5_SUFFIXES):
         return f'({files[0]}) names the image as its label. Give the label\'s path, or move the case to "unlabeled".'
     return None
 
 
-def _absolute(root: Path, file: str) -> str:
-    return os.path.normpath(root / file)
+def _absolute(root: Path, file: str, role: str) -> str:
+    path = os.path.normpath(root / file)
+    return f"{path}{DATASET_MARK}{role}" if path.lower().endswith(H5_SUFFIXES) else path
+
+
+def _real(file: str) -> str:
+    """The path with links resolved, for comparison."""
+    path, dataset = split_dataset(file)
+    return f"{os.path.realpath(path)}{DATASET_MARK}{dataset}"
 
 
 def _cases(sections: dict[str, list]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,7 +184,7 @@ def _missing_files(path: Path, sections: dict[str, list]) -> list[str]:
                 f'{file}: no such {role} file (in "{section}" of {path.name}). '
                 "Copy it there, or correct its path, which is relative to the datalist."
                 for file in files
-                if not os.path.exists(file)
+                if not os.path.exists(split_dataset(file)[0])
             ]
     return problems
 
@@ -185,19 +195,19 @@ def _repeated_cases(path: Path, sections: dict[str, list]) -> list[str]:
     labels: dict[str, str] = {}
     for section, case in _cases(sections):
         for file in image_files(case):
-            first = images.setdefault(os.path.realpath(file), section)
+            first = images.setdefault(_real(file), section)
             if first != section:
                 problems.append(
                     f'{file}: in both "{first}" and "{section}" of {path.name}. Remove it from one of them.'
                 )
         if "label" in case:
-            owner = labels.setdefault(os.path.realpath(case["label"]), image_files(case)[0])
+            owner = labels.setdefault(_real(case["label"]), image_files(case)[0])
             if owner != image_files(case)[0]:
                 problems.append(f"{case['label']}: the label of two images. Correct the entry of {owner} or the other.")
     for section in SECTIONS:
         seen: set[tuple[str, ...]] = set()
         for case in sections[section]:
-            key = tuple(os.path.realpath(file) for file in image_files(case))
+            key = tuple(_real(file) for file in image_files(case))
             if key in seen:
                 problems.append(f'{image_files(case)[0]}: twice in "{section}" of {path.name}. Remove one entry.')
             seen.add(key)

@@ -13,10 +13,12 @@ from typing import BinaryIO
 
 import nibabel
 import numpy as np
+from monai.transforms import LoadImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from .errors import DataError
+from .readers import split_dataset
 
 SLAB_VOXELS = 2**23
 """Voxels of a volume held at a time: 64 MiB in float64."""
@@ -53,7 +55,8 @@ def open_volume(path: str | os.PathLike) -> Iterator[Volume]:
     """Open a scan for one pass over its voxels. NIfTI files are streamed: memory does not grow with the scan.
 
     Args:
-        path: NIfTI file, or any file or DICOM folder that MONAI's ``LoadImage`` reads.
+        path: NIfTI file, or any file or DICOM folder that MONAI's ``LoadImage`` reads (NRRD, MetaImage by ITK, and
+            ``FILE.h5::image`` by :class:`H5Reader`).
 
     Yields:
         The opened :class:`Volume`.
@@ -65,11 +68,11 @@ def open_volume(path: str | os.PathLike) -> Iterator[Volume]:
     Source: ours.
     """
     path = os.fspath(path)
-    if not os.path.exists(path):
+    if not os.path.exists(split_dataset(path)[0]):
         raise DataError(f"{path}: no such file. Copy it there, or correct the path.")
     with ExitStack() as stack:
         try:
-            if path.endswith((".nii", ".nii.gz")):
+            if path.endswith((".nii", ".nii.gz")) and not os.path.isdir(path):
                 volume = _open_nifti(path, stack)
             else:
                 volume = _open_other(path)
@@ -87,7 +90,7 @@ def unreadable(path: str, error: Exception) -> DataError:
     if os.path.isdir(path):
         return DataError(f"{path}: a folder that is no readable DICOM series ({_brief(error)}). Name the scan's file.")
     try:
-        with open(path, "rb") as file:
+        with open(split_dataset(path)[0], "rb") as file:
             head = file.read(512)
     except OSError as failure:
         return DataError(f"{path}: cannot be read ({failure.strerror}). Check the disk, or copy the file again.")
@@ -163,15 +166,27 @@ def _read_to_end(stream: BinaryIO) -> None:
 
 
 def _open_other(path: str) -> Volume:
-    # The two readers are slow to import, and most users have NIfTI.
-    from monai.transforms import LoadImage
-
+    if os.path.isdir(path):
+        _expect_one_series(path)
     data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
     shape, channels = _split_shape(path, (*data.shape[1:], data.shape[0]) if data.shape[0] > 1 else data.shape[1:])
     affine = np.asarray(data.affine, dtype=np.float64)
     _check_affine(path, affine)
     voxels = data.numpy()
     return Volume(path, shape, channels, affine, lambda: iter(voxels))
+
+
+def _expect_one_series(folder: str) -> None:
+    import itk  # takes seconds, and most users have NIfTI
+
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetGlobalWarningDisplay(False)
+    names.SetUseSeriesDetails(True)
+    names.SetDirectory(folder)
+    series = list(names.GetSeriesUIDs())
+    if len(series) != 1:
+        found = f"{len(series)} DICOM series" if series else "no DICOM series"
+        raise DataError(f"{folder}: a folder with {found} in it. A scan is a file, or a folder of exactly one series.")
 
 
 def _split_shape(path: str, stored: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:

@@ -107,7 +107,7 @@ BYTES = {
     "unpacked": (lambda path: Path(path).write_bytes(gzip.decompress(Path(path).read_bytes())), "without .gz"),
     "text": (lambda path: Path(path).write_bytes(gzip.compress(b"hello")), "cannot be read .*as NIfTI"),
     "dicom": (lambda path: Path(path).write_bytes(bytes(128) + b"DICM" + bytes(500)), "not compressed although named"),
-    "folder": (lambda path: (Path(path).unlink(), Path(path).mkdir()), "a folder that is no readable DICOM series"),
+    "folder": (lambda path: (Path(path).unlink(), Path(path).mkdir()), "a folder with no DICOM series"),
     "gone": (lambda path: Path(path).unlink(), "no such file"),
 }
 

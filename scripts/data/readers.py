@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the semi-supervised benchmark's HDF5 files as MONAI reads every other format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from monai.transforms.io.array import SUPPORTED_READERS
+from monai.utils import ensure_tuple
+
+from .errors import DataError
+
+H5_SUFFIXES = (".h5", ".hdf5")
+DATASET_MARK = "::"
+BENCHMARK_SPACING = {"mri_norm2.h5": (0.625, 0.625, 0.625)}
+"""Voxel size in mm by file name: the left atrium's files have a name of their own; all others are at 1 mm."""
+
+
+class H5Reader(ImageReader):
+    """Read ``image`` and ``label`` of a benchmark file (``mri_norm2.h5`` and its kin), named as ``FILE::image``.
+
+    Importing this package registers it with MONAI, so that ``LoadImage`` and ``LoadImaged`` take such paths beside
+    those of all other formats. The files hold no geometry: axes are taken as R, A, S, the origin as 0.
+
+    Args:
+        spacing: voxel size in mm; default: 0.625 for ``mri_norm2.h5`` (left atrium), 1 for all other names.
+
+    Example:
+        >>> LoadImage(image_only=True)("h5/CASE/mri_norm2.h5::image").shape
+        torch.Size([180, 134, 88])
+
+    Source: ours; the layout is that of Yu et al., UA-MT, MICCAI 2019.
+    """
+
+    def __init__(self, spacing: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.spacing = spacing
+
+    def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
+        """Whether all are HDF5 files by their names."""
+        return all(split_dataset(os.fspath(name))[0].lower().endswith(H5_SUFFIXES) for name in ensure_tuple(filename))
+
+    def read(
+        self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any
+    ) -> list[tuple[np.ndarray, str]]:
+        """Read one path, or one per channel.
+
+        Raises:
+            DataError: when h5py is not installed, no data set is named, or the file has none of that name.
+        """
+        try:
+            import h5py
+        except ImportError as error:
+            raise DataError(f"{data}: HDF5 needs h5py. Install it with `pip install h5py`.") from error
+        volumes = []
+        for name in ensure_tuple(data):
+            file, dataset = split_dataset(os.fspath(name))
+            with h5py.File(file, "r") as content:
+                if dataset not in content:
+                    raise DataError(
+                        f'{file}: no data set "{dataset}" in it, only {sorted(content)}. '
+                        f"Name one of them as {file}{DATASET_MARK}NAME."
+                    )
+                volumes.append((content[dataset][()], file))
+        return volumes
+
+    def get_data(self, img: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Voxels ``[X, Y, Z]`` (several files: ``[C, X, Y, Z]``) and MONAI's meta data."""
+        arrays = [array for array, _ in img]
+        spacing = self.spacing or BENCHMARK_SPACING.get(Path(img[0][1]).name, (1.0, 1.0, 1.0))
+        affine = np.diag([*spacing, 1.0])
+        meta = {
+            "affine": affine,
+            "original_affine": affine.copy(),
+            "spatial_shape": np.asarray(arrays[0].shape),
+            "space": "RAS",
+            "original_channel_dim": float("nan") if len(arrays) == 1 else 0,
+        }
+        return (arrays[0] if len(arrays) == 1 else np.stack(arrays)), meta
+
+
+def split_dataset(path: str) -> tuple[str, str]:
+    """``FILE::NAME`` as (file, name); the name is empty for any other path."""
+    file, _, dataset = path.partition(DATASET_MARK)
+    return file, dataset
+
+
+SUPPORTED_READERS.setdefault("dualseg_h5reader", H5Reader)

@@ -65,17 +65,7 @@ def trained(tmp_path_factory, bundle_root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "part",
-    [
-        "parameters",
-        "method",
-        pytest.param(
-            "buffers",
-            marks=pytest.mark.xfail(strict=True, reason="multi_gpu_train.json has no handler ShareBuffers yet"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("part", ["parameters", "buffers", "method"])
 def test_both_processes_hold_the_same_though_they_saw_different_scans(trained, part):
     one, other = (torch.load(trained.folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert one["loss"] != other["loss"]

@@ -180,7 +180,9 @@ class SemiSupervisedTrainer(Trainer):
 
 def named_losses(output: dict[str, torch.Tensor]) -> dict[str, float]:
     """The scalar entries of a trainer's output (total, losses, 0-d statistics) as floats, for MONAI's handlers."""
-    return {name: value.item() for name, value in output.items() if value.ndim == 0}
+    scalars = {name: value for name, value in output.items() if value.ndim == 0}
+    # one copy from the device for all of them
+    return dict(zip(scalars, torch.stack([value.float() for value in scalars.values()]).tolist(), strict=True))
 
 
 def _announce_streams(engine: SemiSupervisedTrainer) -> None:

@@ -2,17 +2,21 @@
 """Data: datalists, their checks, the embedded phantom, and the two streams of batches."""
 
 from .brief_errors import report_data_errors_briefly
+from .cases import Case, CaseCollection, collect_cases
 from .check import CaseReport, DataReport, check_data, inspect_data
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
 from .locations import find_datalist, find_images, find_weights
 from .phantom import phantom_case, phantom_dataset
 from .readers import H5Reader
+from .split import split_cases, write_datalist
 from .two_streams import TwoStreams
 from .volumes import Volume, open_volume
 
 __all__ = [
     "SECTIONS",
+    "Case",
+    "CaseCollection",
     "CaseReport",
     "DataError",
     "DataReport",
@@ -20,6 +24,7 @@ __all__ = [
     "TwoStreams",
     "Volume",
     "check_data",
+    "collect_cases",
     "find_datalist",
     "find_images",
     "find_weights",
@@ -29,4 +34,6 @@ __all__ = [
     "phantom_case",
     "phantom_dataset",
     "report_data_errors_briefly",
+    "split_cases",
+    "write_datalist",
 ]

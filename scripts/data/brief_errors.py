@@ -14,8 +14,8 @@ __all__ = ["report_data_errors_briefly"]
 def report_data_errors_briefly() -> None:
     """Let an uncaught :class:`DataError` end the process with its message alone, also when MONAI has wrapped it (ours).
 
-    MONAI's config parser turns every error into "Failed to instantiate ..." below pages of traceback. Exit status stays 1;
-    programs that catch exceptions see no difference, and any other error keeps its traceback.
+    MONAI's config parser turns every error into "Failed to instantiate ..." below pages of traceback. Exit status stays
+    1; programs that catch exceptions see no difference, and any other error keeps its traceback.
     """
     if getattr(sys.excepthook, "__name__", "") != _show_briefly.__name__:
         previous = sys.excepthook

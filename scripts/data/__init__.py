@@ -4,6 +4,7 @@
 from .brief_errors import report_data_errors_briefly
 from .cases import Case, CaseCollection, collect_cases
 from .check import CaseReport, DataReport, check_data, inspect_data
+from .convert import convert_scans
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
 from .locations import find_datalist, find_images, find_weights
@@ -25,6 +26,7 @@ __all__ = [
     "Volume",
     "check_data",
     "collect_cases",
+    "convert_scans",
     "find_datalist",
     "find_images",
     "find_weights",

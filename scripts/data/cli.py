@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``dualseg split`` and ``dualseg check``; in the bundle ``python -m scripts.data``."""
+"""The command line: ``dualseg split``, ``check`` and ``convert``; in the bundle ``python -m scripts.data``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .check import DataReport, inspect_data
+from .convert import convert_scans
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
 from .split import split_cases, write_datalist
@@ -87,6 +88,21 @@ def check(datalist: str, output: str | None = None, channels: int | None = None,
     return 1 if report.errors else 0
 
 
+def convert(
+    source: str, output: str, spacing: tuple[float, float, float] | None = None, overwrite: bool = False
+) -> None:
+    """Write scans as NIfTI with their geometry, labels too: NRRD, MetaImage, DICOM series, benchmark HDF5.
+
+    Args:
+        source: a scan, a folder of one DICOM series, or a folder of scans.
+        output: folder for the NIfTI files; below it the source's folders are kept.
+        spacing: voxel size in mm of HDF5 files, e.g. 1,1,1; default: 0.625 for mri_norm2.h5, 1 for others.
+        overwrite: replace files that are there.
+    """
+    files = convert_scans(str(source), str(output), spacing, overwrite)
+    Console().print(f"{len(files)} files written to {output}", highlight=False, soft_wrap=True)
+
+
 def _show(report: DataReport) -> None:
     console = Console()
     table = Table("section", "case", "size", "spacing (mm)", "axes", "ch.", "intensity", title="Scans")
@@ -123,7 +139,7 @@ def _show(report: DataReport) -> None:
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"split": split, "check": check}
+COMMANDS: dict[str, Callable[..., Any]] = {"split": split, "check": check, "convert": convert}
 
 
 def main(command: list[str] | None = None) -> None:

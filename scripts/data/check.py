@@ -340,7 +340,7 @@ def _find_copies(report: DataReport) -> None:
 
 def _find_absent_classes(report: DataReport) -> None:
     training = [case for case in report.cases if case.section == "training"]
-    if any(case.errors for case in training):
+    if not training or any(case.errors for case in training):
         return
     for value, name in report.labels.items():
         if not any(case.label_voxels.get(value) for case in training):

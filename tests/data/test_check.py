@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -248,6 +249,24 @@ def test_class_that_training_never_shows(sound):
     assert check_data(sound, progress=False).warnings == [
         'class 2 (lung) is in no case of "training": it cannot be learned.'
     ]
+
+
+def test_a_list_without_training_cases_can_be_inspected(sound):
+    sound["training"] = []
+    report = inspect_data(sound, progress=False)
+    assert len(report.cases) == 2 and report.errors == report.warnings == []
+
+
+def test_memory_does_not_grow_with_the_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes_module, "SLAB_VOXELS", 64 * 64)
+    path = save(tmp_path / "long.nii.gz", np.ones((64, 64, 1024), np.int16))
+    nothing_else = {"labels": LABELS, "unlabeled": [{"image": path}]}
+    inspect_data(nothing_else, progress=False)  # once before, so that imports and caches do not count
+    tracemalloc.start()
+    inspect_data(nothing_else, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 64 * 1024 * 2 / 4  # bytes: a quarter of the scan as it is stored
 
 
 def test_labels_and_channels_of_the_network(sound):

@@ -104,3 +104,20 @@ def test_a_prediction_lies_on_the_scans_own_grid(bundle_root, shared_data, tmp_p
     np.testing.assert_allclose(result.affine, affine, atol=1e-5)
     assert result.get_data_dtype() == np.uint8
     assert set(np.unique(result.dataobj)) <= {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_the_shipped_model_segments_a_left_atrium_at_full_resolution(bundle_root, shared_data, tmp_path):
+    source = shared_data / "left_atrium"
+    case = json.loads((source / "datalist_8.json").read_text())["test"][0]
+    run(
+        run_id="run",
+        config_file=str(bundle_root / "configs" / "inference.json"),
+        bundle_root=str(bundle_root),
+        dataset_dir=str(source / case["image"]),
+        output_dir=str(tmp_path),
+    )
+    (result,) = tmp_path.iterdir()
+    predicted, label = (np.asarray(nibabel.load(path).dataobj) > 0 for path in (result, source / case["label"]))
+    assert predicted.shape == label.shape
+    assert 2 * (predicted & label).sum() / (predicted.sum() + label.sum()) > 0.85

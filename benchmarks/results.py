@@ -16,7 +16,6 @@ from pathlib import Path
 import fire
 
 BEGIN, END = "<!-- runs -->\n", "<!-- /runs -->\n"
-NETWORKS = {"a": "a: ResNet-34 V-Net", "b": "b: V-Net", "ensemble": "ensemble"}
 HEADER = (
     "| network | Dice | Jaccard | HD95 (mm) | HD95, directions pooled (mm) | ASD (mm) | HD95 (voxels) "
     "| empty predictions |\n"
@@ -35,10 +34,12 @@ def write_results(*runs: str, document: str = "docs/results.md") -> None:
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{path}: no lines {BEGIN.strip()} and {END.strip()} between which the table goes.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(before + BEGIN + "".join(_section(Path(run)) for run in runs) + END + after)
+    sections = [_overview([Path(run) for run in runs])] + [_section(Path(run)) for run in runs]
+    path.write_text(before + BEGIN + "".join(sections) + END + after)
 
 
-def _section(run: Path) -> str:
+def _read(run: Path) -> tuple[dict, dict, dict, dict, float]:
+    """Config, choice of the model, record of the run, scores, and minutes of training."""
     try:
         config, model, record, metrics = (
             json.loads((run / name).read_text()) for name in ("config.json", "model.json", "run.json", "metrics.json")
@@ -46,7 +47,30 @@ def _section(run: Path) -> str:
     except FileNotFoundError as error:
         raise SystemExit(f"{error.filename}: missing, so {run} is no finished run.") from error
     epochs = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
-    minutes = sum(epoch.get("seconds", 0) for epoch in epochs) / 60
+    return config, model, record, metrics, sum(epoch.get("seconds", 0) for epoch in epochs) / 60
+
+
+def _overview(runs: list[Path]) -> str:
+    lines = [
+        "| data set | method | seed | steps | minutes | Dice | Jaccard | HD95 (mm) | ASD (mm) |\n",
+        "|---|---|---|---|---|---|---|---|---|\n",
+    ]
+    for run in runs:
+        config, model, _, metrics, minutes = _read(run)
+        mean = metrics["networks"]["ensemble"]["mean_foreground"]
+        scores = [
+            _value(mean, "dice", 3),
+            _value(mean, "jaccard", 3),
+            _value(mean, "hd95_mm", 2),
+            _value(mean, "asd_mm", 2),
+        ]
+        cells = [config["dataset_name"], config["method_name"], model["seed"], model["iterations"], f"{minutes:.0f}"]
+        lines.append("| " + " | ".join(str(cell) for cell in cells + scores) + " |\n")
+    return "Ensemble of both networks, mean over foreground classes:\n\n" + "".join(lines) + "\n"
+
+
+def _section(run: Path) -> str:
+    config, model, record, metrics, minutes = _read(run)
     memory = f"{record['peak_memory_gib']} GiB" if "peak_memory_gib" in record else "not recorded"
     lines = [
         f"### {config['dataset_name']}, {config['method_name']}, seed {model['seed']}\n\n",
@@ -56,7 +80,7 @@ def _section(run: Path) -> str:
         f"`{_command(record['command'])}`\n\n",
         HEADER,
     ]
-    lines += [_row(title, metrics["networks"][key]) for key, title in NETWORKS.items()]
+    lines += [_row(name, scores) for name, scores in metrics["networks"].items()]
     if len(metrics["labels"]) > 1:
         classes = metrics["networks"]["ensemble"]["classes"]
         parts = ", ".join(f"{name} {_value(scores, 'dice', 3)}" for name, scores in classes.items())

@@ -5,9 +5,11 @@ from .brief_errors import report_data_errors_briefly
 from .cases import Case, CaseCollection, collect_cases
 from .check import CaseReport, DataReport, check_data, inspect_data
 from .convert import convert_scans
+from .data_fingerprint import Fingerprint, fingerprint
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
 from .locations import find_datalist, find_images, find_weights
+from .normalize_by_modality import NormalizeByModalityd
 from .phantom import phantom_case, phantom_dataset
 from .readers import H5Reader
 from .split import split_cases, write_datalist
@@ -21,7 +23,9 @@ __all__ = [
     "CaseReport",
     "DataError",
     "DataReport",
+    "Fingerprint",
     "H5Reader",
+    "NormalizeByModalityd",
     "TwoStreams",
     "Volume",
     "check_data",
@@ -30,6 +34,7 @@ __all__ = [
     "find_datalist",
     "find_images",
     "find_weights",
+    "fingerprint",
     "inspect_data",
     "load_datalist",
     "open_volume",

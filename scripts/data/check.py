@@ -43,6 +43,8 @@ class CaseReport:
         channels: number of channels.
         intensity: per channel ``minimum``, ``maximum`` (exact) and ``mean``, ``deviation``, ``low`` and ``high`` (the
             0.5 and 99.5 percentiles) of a regular sample of voxels.
+        foreground: per channel ``mean``, ``deviation``, ``low`` and ``high`` of the sample within the labelled
+            structures; empty where it has no such voxel.
         label_voxels: voxels of each label value.
         digest: hash of the voxel values, equal for equal images in different files.
         errors: what forbids training on it.
@@ -57,6 +59,7 @@ class CaseReport:
     orientation: str = ""
     channels: int = 0
     intensity: list[dict[str, float]] = field(default_factory=list)
+    foreground: list[dict[str, float]] = field(default_factory=list)
     label_voxels: dict[int, int] = field(default_factory=dict)
     digest: str = ""
     errors: list[str] = field(default_factory=list)
@@ -172,6 +175,7 @@ def _inspect_case(section: str, case: Mapping[str, Any], labels: Mapping[int, st
     report = CaseReport(section, files[0], case.get("label"))
     digest = hashlib.blake2b(digest_size=16)
     grid: Volume | None = None
+    samples: list[np.ndarray] = []
     for file in files:
         try:
             with open_volume(file) as volume:
@@ -181,16 +185,18 @@ def _inspect_case(section: str, case: Mapping[str, Any], labels: Mapping[int, st
                 else:
                     report.errors += _grid_problems(volume, grid, "first channel")
                 report.channels += volume.channels
-                _inspect_image(report, volume, digest)
+                samples += _inspect_image(report, volume, digest)
         except DataError as error:
             report.errors += error.problems
     report.digest = digest.hexdigest()
     if report.label is not None:
         try:
             with open_volume(report.label) as volume:
-                _inspect_label(report, volume, labels)
+                inside = _inspect_label(report, volume, labels) > 0
                 if grid is not None:
                     report.errors += _grid_problems(volume, grid, "image")
+                if not report.errors and inside.any():
+                    report.foreground = [_summary(sample[inside]) for sample in samples]
         except DataError as error:
             report.errors += error.problems
     return report
@@ -203,17 +209,18 @@ def _note_geometry(report: CaseReport, volume: Volume) -> None:
         report.warnings.append(f"{volume.path}: a single slice, shape {volume.shape}. It will be padded to the patch.")
 
 
-def _inspect_image(report: CaseReport, volume: Volume, digest: Any) -> None:
+def _inspect_image(report: CaseReport, volume: Volume, digest: Any) -> list[np.ndarray]:
+    """Note intensities and digest; the sampled voxels of each channel."""
     voxels = int(np.prod(volume.shape))
-    step = max(1, voxels // _SAMPLED_VOXELS) | 1  # odd, so as not to run along a column
-    channel = _ChannelStatistics()
+    channel, samples = _ChannelStatistics(voxels), []
     for slab in volume.slabs():
         values = slab.ravel(order="F")
         digest.update(values.astype(np.float32, copy=False).data)
-        channel.add(values, step)
-        if channel.seen == voxels:
+        channel.add(values)
+        if channel.sample.seen == voxels:
+            samples.append(channel.sample.values())
             report.intensity.append(channel.summary())
-            channel = _ChannelStatistics()
+            channel = _ChannelStatistics(voxels)
     for number, found in enumerate(report.intensity[-volume.channels :], start=1):
         name = f"{volume.path}: channel {number}" if volume.channels > 1 else f"{volume.path}:"
         if not np.isfinite([found["minimum"], found["maximum"]]).all():
@@ -222,36 +229,57 @@ def _inspect_image(report: CaseReport, volume: Volume, digest: Any) -> None:
             )
         elif found["minimum"] == found["maximum"]:
             report.warnings.append(f"{name} constant image, every voxel is {found['minimum']:g}. Is it the right file?")
+    return samples
+
+
+class _Sample:
+    """Every n-th voxel of a volume of ``voxels``, slab by slab: the same places in an image and in its label."""
+
+    def __init__(self, voxels: int) -> None:
+        self.step = max(1, voxels // _SAMPLED_VOXELS) | 1  # odd, so as not to run along a column
+        self.seen, self.parts = 0, []
+
+    def add(self, values: np.ndarray) -> None:
+        self.parts.append(values[-self.seen % self.step :: self.step].astype(np.float64))
+        self.seen += values.size
+
+    def values(self) -> np.ndarray:
+        return np.concatenate(self.parts)
 
 
 class _ChannelStatistics:
     """Exact extremes and a regular sample of the voxels of one channel, slab by slab."""
 
-    def __init__(self) -> None:
-        self.seen, self.minimum, self.maximum = 0, np.inf, -np.inf
-        self.sample: list[np.ndarray] = []
+    def __init__(self, voxels: int) -> None:
+        self.minimum, self.maximum = np.inf, -np.inf
+        self.sample = _Sample(voxels)
 
-    def add(self, values: np.ndarray, step: int) -> None:
+    def add(self, values: np.ndarray) -> None:
         # np.minimum keeps a NaN, where min() would drop it.
         self.minimum, self.maximum = np.minimum(self.minimum, values.min()), np.maximum(self.maximum, values.max())
-        self.sample.append(values[-self.seen % step :: step].astype(np.float64))
-        self.seen += values.size
+        self.sample.add(values)
 
     def summary(self) -> dict[str, float]:
         found = {"minimum": float(self.minimum), "maximum": float(self.maximum)}
         if not np.isfinite(list(found.values())).all():
             return found
-        sample = np.concatenate(self.sample)
-        low, high = np.percentile(sample, [0.5, 99.5])
-        statistics = {"mean": sample.mean(), "deviation": sample.std(), "low": low, "high": high}
-        return found | {name: float(value) for name, value in statistics.items()}
+        return found | _summary(self.sample.values())
 
 
-def _inspect_label(report: CaseReport, volume: Volume, labels: Mapping[int, str]) -> None:
+def _summary(sample: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(sample, [0.5, 99.5])
+    statistics = {"mean": sample.mean(), "deviation": sample.std(), "low": low, "high": high}
+    return {name: float(value) for name, value in statistics.items()}
+
+
+def _inspect_label(report: CaseReport, volume: Volume, labels: Mapping[int, str]) -> np.ndarray:
+    """Note the label's values and what is wrong with them; the sampled voxels."""
     if volume.channels > 1:
         raise DataError(f"{volume.path}: a label of {volume.channels} channels. Save one volume of class numbers.")
     counts: dict[float, int] = {}
+    sample = _Sample(int(np.prod(volume.shape)))
     for slab in volume.slabs():
+        sample.add(slab.ravel(order="F"))
         for value, count in _count_values(slab):
             counts[value] = counts.get(value, 0) + count
     stray = sorted(value for value in counts if value not in labels)
@@ -271,6 +299,7 @@ def _inspect_label(report: CaseReport, volume: Volume, labels: Mapping[int, str]
         report.warnings.append(
             f"{volume.path}: a label without foreground. If it is not done yet, list it as unlabelled."
         )
+    return sample.values()
 
 
 def _count_values(slab: np.ndarray) -> list[tuple[float, int]]:

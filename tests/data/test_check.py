@@ -76,6 +76,14 @@ def test_report_holds_geometry_intensity_and_label_volumes(sound):
     assert report.errors == report.warnings == []
 
 
+def test_foreground_intensities_are_those_within_the_label(sound):
+    save(Path(sound["training"][0]["image"]), np.where(label_of() > 0, 500, image_of(0)).astype(np.float32))
+    save(Path(sound["training"][1]["label"]), np.zeros((12, 10, 8), np.uint8))
+    first, without, unlabelled, _ = check_data(sound, progress=False).cases
+    assert first.foreground == [{"mean": 500, "deviation": 0, "low": 500, "high": 500}]
+    assert without.foreground == unlabelled.foreground == []
+
+
 def test_slabs_change_nothing(sound, monkeypatch):
     whole = check_data(sound, progress=False)
     monkeypatch.setattr(volumes_module, "SLAB_VOXELS", 12 * 10 * 3)
@@ -83,6 +91,7 @@ def test_slabs_change_nothing(sound, monkeypatch):
     assert [case.digest for case in sliced.cases] == [case.digest for case in whole.cases]
     assert [case.label_voxels for case in sliced.cases] == [case.label_voxels for case in whole.cases]
     assert [case.intensity for case in sliced.cases] == [case.intensity for case in whole.cases]
+    assert [case.foreground for case in sliced.cases] == [case.foreground for case in whole.cases]
 
 
 def truncate(path: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections import Counter
@@ -13,7 +14,8 @@ from typing import Any
 import fire
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from .check import DataReport, inspect_data
 from .convert import convert_scans
@@ -26,6 +28,7 @@ __all__ = ["main"]
 
 def split(
     source: str,
+    *,
     output: str | None = None,
     labels: str | None = None,
     names: str | None = None,
@@ -53,18 +56,20 @@ def split(
         group: regular expression for the patient in the case name; no patient gets into two sections.
         overwrite: replace a datalist that is there.
     """
-    source = str(source)
-    names_ = list(names) if isinstance(names, (list, tuple)) else names
+    # Fire turns words that look like numbers or lists into such: a folder named 2019, classes a,b.
+    source, labels, group = str(source), _text(labels), _text(group)
+    classes = [str(name) for name in names] if isinstance(names, (list, tuple)) else _text(names)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    datalist = split_cases(source, labels, names_, labeled, validation, test, seed, shuffle, group)
-    path = write_datalist(datalist, output or folder / "datalist.json", overwrite)
+    target = Path(_text(output) or folder / "datalist.json")
+    datalist = split_cases(source, labels, classes, labeled, validation, test, seed, shuffle, group)
+    path = write_datalist(datalist, target, overwrite)
     console = Console()
     console.print(", ".join(f"{len(datalist[section])} {section}" for section in SECTIONS), highlight=False)
     console.print(f"classes: {', '.join(f'{v} {n}' for v, n in datalist['labels'].items())}", highlight=False)
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
-def check(datalist: str, output: str | None = None, channels: int | None = None, workers: int | None = None) -> int:
+def check(datalist: str, *, output: str | None = None, channels: int | None = None, workers: int | None = None) -> int:
     """Read every scan of a datalist once, show what it holds and what is wrong; exit code 1 when there are errors.
 
     Args:
@@ -74,22 +79,27 @@ def check(datalist: str, output: str | None = None, channels: int | None = None,
         workers: scans read at a time; default: the number of processors, at most 8.
     """
     path = Path(str(datalist))
-    report = inspect_data(
-        load_datalist(path / "datalist.json" if path.is_dir() else path), None, channels, True, workers
-    )
+    path = path / "datalist.json" if path.is_dir() else path
+    target = Path(str(output)) if output is not None else None
+    if target is not None and target.exists() and target.samefile(path):
+        raise DataError(f"{target}: the datalist itself. Name another file with --output.")
+    for option, value in (("channels", channels), ("workers", workers)):
+        if value is not None and not (isinstance(value, int) and value > 0):
+            raise DataError(f"--{option} {value}: must be a whole number from 1 on.")
+    report = inspect_data(load_datalist(path), None, channels, True, workers)
     _show(report)
-    if output is not None:
+    if target is not None:
         try:
-            Path(output).write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+            target.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             raise DataError(
-                f"{output}: cannot be written ({error.strerror}). Name another file with --output."
+                f"{target}: cannot be written ({error.strerror}). Name another file with --output."
             ) from error
     return 1 if report.errors else 0
 
 
 def convert(
-    source: str, output: str, spacing: tuple[float, float, float] | None = None, overwrite: bool = False
+    source: str, output: str, *, spacing: tuple[float, float, float] | None = None, overwrite: bool = False
 ) -> None:
     """Write scans as NIfTI with their geometry, labels too: NRRD, MetaImage, DICOM series, benchmark HDF5.
 
@@ -103,25 +113,34 @@ def convert(
     Console().print(f"{len(files)} files written to {output}", highlight=False, soft_wrap=True)
 
 
+def _text(word: Any) -> str | None:
+    return None if word is None else str(word)
+
+
 def _show(report: DataReport) -> None:
     console = Console()
-    table = Table("section", "case", "size", "spacing (mm)", "axes", "ch.", "intensity", title="Scans")
-    for name in list(report.labels.values())[1:]:
-        table.add_column(f"{name} (ml)", justify="right")
+    if not console.is_terminal:  # a file or a pipe has room for whole names
+        console.width = 200
+    table = Table(Column("case", overflow="fold"), "size", "mm", "axes", "intensity", title="Scans")
+    classes = {value: name for value, name in report.labels.items() if value}
+    for name in classes.values():
+        table.add_column(Text(f"{name} (ml)"), justify="right")
     table.add_column("found")
+    section = None
     for case in report.cases:
+        if case.section != section:
+            section = case.section
+            table.add_section()
+            table.add_row(f"[bold]{section}")
         volumes = case.label_volumes
-        intensity = " ".join(f"{c['minimum']:.4g}..{c['maximum']:.4g}" for c in case.intensity)
         state = "[red]error" if case.errors else "[yellow]warning" if case.warnings else "ok"
         table.add_row(
-            case.section,
-            Path(case.image).name,
-            " x ".join(map(str, case.shape)),
-            " x ".join(f"{s:.3g}" for s in case.spacing),
+            Text(Path(case.image).name),
+            "x".join(map(str, case.shape)),
+            "x".join(f"{length:.3g}" for length in case.spacing),
             case.orientation,
-            str(case.channels),
-            intensity,
-            *(f"{volumes.get(value, 0):.3g}" if case.label else "" for value in list(report.labels)[1:]),
+            ", ".join(f"{channel['minimum']:.4g}..{channel['maximum']:.4g}" for channel in case.intensity),
+            *(f"{volumes.get(value, 0):.3g}" if case.label else "" for value in classes),
             state,
         )
     console.print(table)
@@ -139,14 +158,37 @@ def _show(report: DataReport) -> None:
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"split": split, "check": check, "convert": convert}
+COMMANDS: dict[str, Callable[..., int | None]] = {"split": split, "check": check, "convert": convert}
+
+
+class _Job:
+    """A call that waits until Fire has understood the whole command line.
+
+    Fire would run the command first and complain about a mistyped option afterwards: ``--labelled 8`` would write a
+    datalist that uses every label.
+    """
+
+    def __init__(self, call: Callable[[], int | None]) -> None:
+        self._call = call
+
+    def run(self) -> int:
+        return self._call() or 0
+
+
+def _deferred(command: Callable[..., int | None]) -> Callable[..., _Job]:
+    @functools.wraps(command)
+    def job(*arguments: Any, **options: Any) -> _Job:
+        return _Job(lambda: command(*arguments, **options))
+
+    return job
 
 
 def main(command: list[str] | None = None) -> None:
     """Run a command; what is wrong with the data goes to stderr in one message, and the exit code is 1."""
+    commands = {name: _deferred(function) for name, function in COMMANDS.items()}
+    job = fire.Fire(commands, command=command, name="dualseg", serialize=lambda result: None)
     try:
-        code = fire.Fire(COMMANDS, command=command, name="dualseg", serialize=lambda code: None)
+        sys.exit(job.run() if isinstance(job, _Job) else 0)
     except DataError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)

@@ -49,6 +49,8 @@ def convert_scans(
     Source: ours.
     """
     source, output = Path(source), Path(output)
+    if spacing is not None:
+        spacing = _checked_spacing(spacing)
     jobs: dict[Path, str] = {}
     for scan in _scans_below(source):
         for target, path in _targets(source, scan):
@@ -63,6 +65,15 @@ def convert_scans(
     for target, path in track(jobs.items(), len(jobs), "Converting", progress):
         _convert(path, output / target, spacing)
     return [str(output / target) for target in jobs]
+
+
+def _checked_spacing(spacing: Sequence[float]) -> Sequence[float]:
+    try:
+        if len(spacing) == 3 and all(0 < length < np.inf for length in spacing):
+            return spacing
+    except TypeError:  # no sequence, or not of numbers
+        pass
+    raise DataError(f"spacing {spacing!r}: must be three lengths in mm, e.g. --spacing 1,1,2.5")
 
 
 def _scans_below(source: Path) -> list[Path]:

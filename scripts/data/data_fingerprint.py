@@ -13,6 +13,7 @@ from nibabel.orientations import axcodes2ornt
 
 from .check import CaseReport, DataReport
 from .errors import DataError
+from .progress import is_main_process
 
 HOUNSFIELD_AIR = -500.0
 """Only CT has a dark end far below zero: air is at -1000 HU."""
@@ -109,7 +110,8 @@ def fingerprint(report: DataReport, modality: str | Sequence[str] | None = None)
         )
     intensity = [_channel_intensity(cases, channel, name) for channel, name in enumerate(named)]
     found = Fingerprint(channels, _floats(spacing), _floats(extent), intensity)
-    logger.info(
+    logger.log(
+        logging.INFO if is_main_process() else logging.DEBUG,
         "%d training scans: median spacing %s mm, median extent %s mm, intensities: %s",
         len(cases),
         " x ".join(f"{length:.3g}" for length in found.spacing),

@@ -63,7 +63,7 @@ def split_cases(
         A datalist: ``labels`` and the sections, with absolute paths.
 
     Raises:
-        DataError: when the source cannot be used, or has too few labelled cases.
+        DataError: when the source cannot be used, has too few labelled cases, or an argument makes no sense.
 
     Example:
         >>> datalist = split_cases("scans", labeled=0.1, test=20, group=r"(patient\\d+)")
@@ -74,6 +74,8 @@ def split_cases(
     if found.test and test:
         raise DataError(f"{source}: test.list beside it names the test cases already. Leave out --test.")
     patients = _patients(found.cases, group)
+    if group is not None and (both := sorted(patients.keys() & _patients(found.test, group).keys())):
+        raise DataError(f"{source}: patient {both[0]} is in test.list too ({len(both)} such). Correct the lists.")
     if found.ordered if shuffle is None else not shuffle:
         order = list(patients)
     else:
@@ -90,7 +92,7 @@ def split_cases(
     sections["test"].reverse()
     sections["validation"].reverse()
     remaining = sum(len(patients[patient]) for patient in order)
-    count = with_label if labeled is None else _count(labeled, remaining, "labeled")
+    count = _labelled(patients, order) if labeled is None else _count(labeled, remaining, "labeled")
     order = _take(sections, "training", patients, order, count)
     sections["unlabeled"] += [Case(case.name, case.image) for patient in order for case in patients[patient]]
     if not sections["training"]:
@@ -152,11 +154,15 @@ def write_datalist(datalist: dict[str, Any], path: str | os.PathLike, overwrite:
 
 def _patients(cases: list[Case], group: str | None) -> dict[str, list[Case]]:
     """Cases by patient, in the order of the cases; each case its own patient without a pattern."""
+    try:
+        pattern = re.compile(group) if group is not None else None
+    except re.error as error:
+        raise DataError(f"--group {group!r}: not a regular expression ({error}). Correct it.") from error
     patients: dict[str, list[Case]] = {}
     for case in cases:
         patient = case.name
-        if group is not None:
-            match = re.search(group, case.name)
+        if pattern is not None:
+            match = pattern.search(case.name)
             if match is None:
                 raise DataError(
                     f"{case.name}: the pattern {group!r} for the patient is not in this name. Correct --group."
@@ -168,7 +174,7 @@ def _patients(cases: list[Case], group: str | None) -> dict[str, list[Case]]:
 
 def _count(wanted: float, of: int, what: str) -> int:
     """A number of cases from a number or a fraction below 1."""
-    if wanted < 0 or (wanted >= 1 and wanted != int(wanted)):
+    if not isinstance(wanted, (int, float)) or wanted < 0 or (wanted >= 1 and wanted != int(wanted)):
         raise DataError(f"--{what} {wanted}: must be a whole number of cases, or a fraction between 0 and 1.")
     return int(wanted) if wanted >= 1 else round(wanted * of)
 
@@ -180,6 +186,10 @@ def _take(
 
     Cases without a label of a patient who is taken are dropped: elsewhere they would be a leak.
     """
+    option = f"--{'labeled' if section == 'training' else section}"
+    available = _labelled(patients, order)
+    if count > available:
+        raise DataError(f"{option} {count}: only {available} cases with a label are left for it. Ask for fewer.")
     rest, room = [], count
     for patient in order:
         labelled = [case for case in patients[patient] if case.label is not None]
@@ -189,11 +199,14 @@ def _take(
         sections[section] += labelled
         room -= len(labelled)
     if count and room == count:
-        raise DataError(
-            f"--{'labeled' if section == 'training' else section} {count}: no patient with that few labelled cases, or "
-            "none left with a label. Ask for another number."
-        )
+        raise DataError(f"{option} {count}: every patient has more labelled cases than that. Ask for more.")
+    if room:
+        logger.warning("%s %d: %d cases, since patients stay together", option, count, count - room)
     return rest
+
+
+def _labelled(patients: dict[str, list[Case]], order: list[str]) -> int:
+    return sum(case.label is not None for patient in order for case in patients[patient])
 
 
 def _value_names(names: Sequence[str] | None) -> dict[int, str] | None:

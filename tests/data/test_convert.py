@@ -104,3 +104,9 @@ def test_by_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["convert", str(tmp_path / "in"), str(tmp_path / "out")])
     assert caught.value.code == 0 and "1 files written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spacing", [1, (1, 1), (1, 1, 0), ("a", "b", "c"), "1x1x1"])
+def test_spacing_that_is_none(tmp_path, spacing):
+    with pytest.raises(DataError, match="must be three lengths in mm"):
+        convert_scans(tmp_path, tmp_path / "out", spacing=spacing, progress=False)

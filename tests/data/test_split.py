@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import zlib
@@ -96,6 +97,22 @@ def test_a_patient_is_never_in_two_sections(tmp_path, caplog):
         assert sum(len(found) for found in patients) == len(set.union(*patients))
         assert len(datalist["test"]) <= 6 and len(datalist["validation"]) <= 3
     assert "cases without a label are left out: their patient is in another section" in caplog.text
+
+
+def test_a_section_smaller_than_asked_for_is_told(tmp_path, caplog):
+    make(tmp_path, [f"p{patient}_t{time}" for patient in range(4) for time in range(3)])
+    datalist = split_quietly(tmp_path, test=4, labeled=3, group=r"^(p\d+)_")
+    assert len(datalist["test"]) == 3 and "--test 4: 3 cases, since patients stay together" in caplog.text
+    with pytest.raises(DataError, match="--test 2: every patient has more labelled cases than that"):
+        split_quietly(tmp_path, test=2, group=r"^(p\d+)_")
+
+
+def test_a_patient_in_the_benchmarks_test_list_is_not_trained_on(tmp_path):
+    make(tmp_path, ["p1_a", "p1_b", "p2_a"])
+    (tmp_path / "train.list").write_text("p1_a\np2_a\n")
+    (tmp_path / "test.list").write_text("p1_b\n")
+    with pytest.raises(DataError, match="patient p1 is in test.list too"):
+        split_quietly(tmp_path / "train.list", group=r"^(p\d+)_")
 
 
 def test_group_pattern_that_does_not_match_is_named(twenty):
@@ -202,16 +219,18 @@ def test_the_benchmark_split_of_the_left_atrium_comes_out(shared_data, labelled)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"test": 19, "validation": 1}, "no labelled case is left for training"),
+        ({"test": 19, "validation": 1, "labeled": 0}, "no labelled case is left for training"),
         ({"labeled": 2.5}, "--labeled 2.5: must be a whole number of cases, or a fraction"),
         ({"test": -1}, "--test -1: must be a whole number"),
+        ({"test": "many"}, "--test many: must be a whole number"),
+        ({"labeled": 21}, "--labeled 21: only 20 cases with a label are left"),
+        ({"labeled": 5, "test": 10, "validation": 11}, "--validation 11: only 10 cases with a label are left"),
+        ({"group": "(case"}, "--group .* not a regular expression"),
         ({"names": "heart"}, "name the background and every class"),
         ({"labels": "/nowhere"}, "/nowhere: no such folder"),
     ],
 )
 def test_wrong_wishes_are_named(twenty, arguments, message):
-    if arguments.get("validation"):
-        arguments = {**arguments, "labeled": 0}
     with pytest.raises(DataError, match=message):
         split_quietly(twenty, **arguments)
 
@@ -287,6 +306,51 @@ def test_error_is_one_message_on_stderr(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("Error: ") and "no such file or folder" in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("mistake", [["--labelled=2"], ["8", "/nowhere/labels", "2"], ["--sed", "3"]])
+def test_a_mistyped_option_writes_nothing(tmp_path, mistake, capsys):
+    make(tmp_path, NAMES[:4])
+    assert run("split", tmp_path, *mistake) == 2
+    assert not list(tmp_path.glob("*.json")) and not Path("8").exists()
+
+
+def test_names_that_look_like_numbers_or_markup(tmp_path, capsys):
+    folder = make(tmp_path / "2019", ["[red]7", "8"], label="9/{}.nii.gz")
+    assert run("split", folder, "--labels", folder / "9", "--names=1,[b]two") == 0
+    assert json.loads((folder / "datalist.json").read_text())["labels"] == {"0": "1", "1": "[b]two"}
+    assert run("check", folder) == 0
+    shown = capsys.readouterr().out
+    assert "[red]7.nii.gz" in shown and "[b]two (ml)" in shown
+
+
+def test_report_never_replaces_the_datalist(tmp_path, capsys):
+    make(tmp_path, NAMES[:3])
+    run("split", tmp_path)
+    before = (tmp_path / "datalist.json").read_text()
+    assert run("check", tmp_path, "--output", tmp_path / "datalist.json") == 1
+    assert "the datalist itself" in capsys.readouterr().err
+    assert (tmp_path / "datalist.json").read_text() == before
+    assert run("check", tmp_path, "--output", tmp_path / "none" / "report.json") == 1
+    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert run("check", tmp_path, "--workers=all") == 1
+    assert "--workers all: must be a whole number" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path, capsys):
+    make(tmp_path, NAMES[:4])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # bytes: writing more fails, as on a full disk
+    try:
+        codes = [run("split", tmp_path), run("convert", tmp_path / "images", tmp_path / "out")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    errors = capsys.readouterr().err
+    assert codes == [1, 1]
+    assert "datalist.json: cannot be written (File too large)" in errors
+    assert "case00.nii.gz: cannot be written (File too large)" in errors
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("images", "labels")]
+    assert left == []
 
 
 def test_module_runs_and_has_help(bundle_root):

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
@@ -57,6 +60,7 @@ class TrainingConsole:
         self.console = console
         self.means = EpochMeans()
         self._progress: Progress | None = None
+        self._log_streams: dict[logging.StreamHandler, TextIO] = {}
         self._first_epoch: int | None = None
         self._epoch_open = False
 
@@ -68,6 +72,7 @@ class TrainingConsole:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self._completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
         if self.evaluator is not None:
             # Validation may be attached before or after this handler: the epoch's line comes first in any case.
             self.evaluator.add_event_handler(Events.STARTED, lambda _: self._epoch_completed(engine))
@@ -98,13 +103,25 @@ class TrainingConsole:
         atexit.register(self._progress.stop)
         description = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
         self._progress.add_task(description, total=engine.state.epoch_length, now="")
+        # Log lines belong above the bar: it replaces sys.stdout, but the log's handlers hold the former one.
+        handlers = [h for h in logging.getLogger().handlers if getattr(h, "stream", None) is sys.stdout]
+        self._log_streams = dict.fromkeys(handlers, sys.stdout)
         self._progress.start()
+        for handler in handlers:
+            handler.setStream(sys.stdout)
 
     def _stop_bar(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             atexit.unregister(self._progress.stop)
             self._progress = None
+            for handler, stream in self._log_streams.items():
+                handler.setStream(stream)
+
+    def _failed(self, engine: Engine, error: Exception) -> None:
+        """Clear the bar away before the error is shown."""
+        self._stop_bar()
+        raise error
 
     def _step_completed(self, engine: Engine) -> None:
         output = step_output(engine)

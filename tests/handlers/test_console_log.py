@@ -3,6 +3,8 @@
 
 import io
 import json
+import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +58,36 @@ def test_a_terminal_gets_a_bar_and_keeps_the_lines(tmp_path):
     assert "4/4" in text or "3/4" in text
     assert "epoch 1/2 | " in text and "epoch 2/2 | " in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # every hidden cursor is shown again
+
+
+def test_a_failure_clears_the_bar_away_and_is_raised(tmp_path):
+    def fail(engine, batch):
+        raise RuntimeError("no such patch")
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    engine = Engine(fail)
+    handler = TrainingConsole(tmp_path, LABELS, console=console)
+    handler.attach(engine)
+    with pytest.raises(RuntimeError, match="no such patch"):
+        engine.run([0] * 4)
+    assert console.file.getvalue().endswith("\x1b[2K")  # the bar's line is erased
+    assert handler._progress is None
+
+
+def test_log_lines_go_through_the_bar_while_it_is_live(tmp_path, monkeypatch):
+    stdout = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    log = logging.StreamHandler(stdout)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [log])
+    streams = []
+
+    def process(engine, batch):
+        streams.append(log.stream)
+        return step(engine, batch)
+
+    train(tmp_path, process=process, terminal=True)
+    assert len(streams) == 8 and not any(stream is stdout for stream in streams)
+    assert log.stream is stdout
 
 
 def test_the_file_holds_the_means_of_each_epoch(tmp_path):

@@ -16,7 +16,7 @@ def cosine_distance(p: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _unit(p: torch.Tensor) -> torch.Tensor:
-    # Probabilities are never shorter than 1 / sqrt(C): no guard against zero. Norms over strided axes are slow on a CPU.
+    # Not torch.nn.functional.normalize: probabilities are at least 1 / sqrt(C) long, and norms over axis 1 are slow.
     return p * p.square().sum(1, keepdim=True).rsqrt()
 
 

@@ -73,7 +73,7 @@ class Layers:
 
 def upsampling_classifier(layers: Layers, in_channels: int, out_channels: int) -> nn.Module:
     """
-    Classifier from features at half resolution to logits at full resolution: a 4-wide transposed convolution of stride 2.
+    Classifier from features at half resolution to logits at full: a 4-wide transposed convolution of stride 2.
 
     It starts as a 1-wide classifier followed by linear interpolation (its kernels are the outer product of both) and
     learns from there, so that it can place a boundary between the coarse voxels (ours).

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 __all__ = ["CosineRamp", "LinearRamp", "SigmoidRamp"]
 
 
-class _Ramp:
+class _Ramp(ABC):
     def __init__(self, length: float = 0.4) -> None:
         """
         Args:
@@ -35,8 +36,9 @@ class _Ramp:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(length={self.length})"
 
+    @abstractmethod
     def _shape(self, done: float) -> float:
-        raise NotImplementedError
+        """Weight when the share ``done`` of the ramp is behind."""
 
 
 class SigmoidRamp(_Ramp):

@@ -8,7 +8,7 @@ from .convert import convert_scans
 from .data_fingerprint import Fingerprint, fingerprint
 from .datalist import SECTIONS, load_datalist
 from .errors import DataError
-from .locations import find_datalist, find_images, find_weights
+from .locations import check_patch_size, find_datalist, find_images, find_weights
 from .normalize_by_modality import NormalizeByModalityd
 from .phantom import phantom_case, phantom_dataset
 from .readers import H5Reader
@@ -29,6 +29,7 @@ __all__ = [
     "TwoStreams",
     "Volume",
     "check_data",
+    "check_patch_size",
     "collect_cases",
     "convert_scans",
     "find_datalist",

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import DataError
 
-__all__ = ["find_datalist", "find_images", "find_weights"]
+__all__ = ["check_patch_size", "find_datalist", "find_images", "find_weights"]
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -65,3 +66,22 @@ def find_weights(path: str) -> str:
             f"{path}: no such model. Train one (the run's folder has model.pt) and give its path as --ckpt_path."
         )
     return str(path)
+
+
+def check_patch_size(patch_size: Sequence[int], *multiples: int) -> None:
+    """Refuse a patch that a network cannot take, before any scan is read for training (ours).
+
+    Args:
+        patch_size: voxels along each axis.
+        multiples: the networks' ``size_multiple``; every axis must be a multiple of each.
+
+    Raises:
+        DataError: when it is not, with the nearest size that is.
+    """
+    multiple = max(multiples)
+    if any(length % multiple for length in patch_size):
+        fitting = [max(1, round(length / multiple)) * multiple for length in patch_size]
+        raise DataError(
+            f"patch_size {list(patch_size)}: the networks need multiples of {multiple} along every axis. "
+            f"Set patch_size to {fitting}, for example."
+        )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.data import DataError, find_datalist, find_images, find_weights
+from scripts.data import DataError, check_patch_size, find_datalist, find_images, find_weights
 
 
 def test_a_datalist_is_found_in_its_folder(tmp_path):
@@ -61,6 +61,12 @@ def test_no_images_is_an_error_with_a_remedy(tmp_path, make, message):
 def test_missing_weights_are_an_error_with_a_remedy(tmp_path):
     with pytest.raises(DataError, match="model.pt: no such model. .* give its path as --ckpt_path"):
         find_weights(str(tmp_path / "model.pt"))
+
+
+def test_a_patch_that_a_network_cannot_take_is_refused_with_one_that_fits():
+    check_patch_size([32, 64, 32], 16, 32)
+    with pytest.raises(DataError, match=r"\[32, 48, 20\].*multiples of 32.*\[32, 64, 32\]"):
+        check_patch_size([32, 48, 20], 16, 32)
 
 
 def end_with(error):

@@ -93,7 +93,7 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def prototype_contrastive(features, logits, labels, mask, form="infonce", temperature=0.1, margin=np.sqrt(2)):
+def prototype_contrastive(features, logits, labels, mask, form="infonce", temperature=0.1, margin=2**0.5):
     """First training step of a new instance that takes every unreliable voxel as an anchor."""
     f, y, reliable = voxels(features), voxels(labels)[:, 0], voxels(mask)[:, 0]
     own, num_classes = voxels(logits).argmax(1), logits.shape[1]

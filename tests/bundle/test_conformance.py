@@ -65,12 +65,13 @@ def test_the_network_takes_and_gives_what_metadata_says(bundle_root):
     "names, workflow_type", [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "inference")]
 )
 def test_workflows_have_the_properties_that_tools_ask_for(bundle_root, elsewhere, names, workflow_type):
-    data = phantom_dataset(elsewhere / "data", labeled=2, unlabeled=2, validation=1, test=1, progress=False)
+    counts = {"labeled": 2, "unlabeled": 2, "validation": 1, "test": 1}
+    data = phantom_dataset(elsewhere / "data", size=(32, 32, 32), **counts, progress=False)
     options = {"bundle_root": str(bundle_root), "dataset_dir": data, "runs_dir": str(elsewhere / "runs")}
     if workflow_type == "inference":
         options["dataset_dir"] = os.path.join(data, "images")
     if "evaluate" in names:
-        options["ckpt_path"] = str(bundle_root / "models" / "model.pt")
+        options["ckpt_path"] = shutil.copy(bundle_root / "models" / "model.pt", elsewhere)
     files = config(bundle_root, *names)
     workflow = ConfigWorkflow(files, workflow_type=workflow_type, logging_file=False, **options)
     workflow.initialize()

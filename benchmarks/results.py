@@ -10,7 +10,7 @@ in it is read from the run folders: nothing is typed by hand.
 from __future__ import annotations
 
 import json
-import shlex
+import re
 from pathlib import Path
 
 import fire
@@ -107,7 +107,7 @@ def _command(arguments: list[str]) -> str:
         if option in words:
             at = words.index(option)
             words[at : at + 2] = [option, shown] if shown else []
-    return shlex.join(words)
+    return " ".join(word if re.fullmatch(r"[\w./:=-]+", word) else f'"{word}"' for word in words)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .conftest import make_trainer
 
 
 class Interruption(Exception):
-    pass
+    """Ends a run in the middle, as a kill would."""
 
 
 def fake_validator(scores):

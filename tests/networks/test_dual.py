@@ -88,14 +88,14 @@ def test_large_logits_stay_finite_and_the_output_is_float32(dtype) -> None:
     torch.testing.assert_close(log_mean.exp().flatten(), torch.tensor([0.5, 0.5, 0.0]))
 
 
-@pytest.mark.parametrize("stem_stride", [1, 2])
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_the_ensemble_scripts_and_traces(stem_stride, spatial_dims, tmp_path) -> None:
+@pytest.mark.parametrize(("spatial_dims", "stem_stride"), [(3, 1), (3, 2), (2, 1)])
+def test_the_ensemble_scripts_and_traces(spatial_dims, stem_stride, tmp_path) -> None:
     ensemble = DualEnsemble(*pair(spatial_dims=spatial_dims, out_channels=3, stem_stride=stem_stride)).eval()
     x = torch.randn(2, 1, *[32, 64, 32][:spatial_dims])
-    with torch.no_grad():
+    with torch.no_grad(), torch.jit.optimized_execution(False):  # optimising a graph that runs once costs seconds
         expected = ensemble(x)
-        scripted, traced = torch.jit.script(ensemble), torch.jit.trace(ensemble, x[:1, ..., :32])
+        scripted = torch.jit.script(ensemble)
+        traced = torch.jit.trace(ensemble, x[:1, ..., :32], check_trace=False)
         torch.jit.save(scripted, tmp_path / "model.ts")
         for module in (scripted, traced, torch.jit.load(tmp_path / "model.ts")):
             torch.testing.assert_close(module(x), expected)
@@ -106,7 +106,7 @@ def test_the_ensemble_scripts_and_traces(stem_stride, spatial_dims, tmp_path) ->
 def test_the_paper_sized_default_ensemble_scripts() -> None:
     ensemble = DualEnsemble(ResNetVNet(), VNet()).eval()
     x = torch.randn(1, 1, 16, 16, 16)
-    with torch.no_grad():
+    with torch.no_grad(), torch.jit.optimized_execution(False):
         torch.testing.assert_close(torch.jit.script(ensemble)(x), ensemble(x))
 
 
@@ -123,7 +123,7 @@ def test_monai_networks_can_be_the_pair() -> None:
     assert output.b.features.shape == (2, 4, 8, 8, 8)
     ensemble = DualEnsemble(*subnets())
     ensemble.load_state_dict(network.state_dict())
-    with torch.no_grad():
+    with torch.no_grad(), torch.jit.optimized_execution(False):
         torch.testing.assert_close(torch.jit.script(ensemble.eval())(x), ensemble(x))
 
 

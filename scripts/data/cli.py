@@ -169,10 +169,7 @@ class _Job:
     """
 
     def __init__(self, call: Callable[[], int | None]) -> None:
-        self._call = call
-
-    def run(self) -> int:
-        return self._call() or 0
+        self._call = call  # private: Fire offers public names as commands
 
 
 def _deferred(command: Callable[..., int | None]) -> Callable[..., _Job]:
@@ -188,7 +185,7 @@ def main(command: list[str] | None = None) -> None:
     commands = {name: _deferred(function) for name, function in COMMANDS.items()}
     job = fire.Fire(commands, command=command, name="dualseg", serialize=lambda result: None)
     try:
-        sys.exit(job.run() if isinstance(job, _Job) else 0)
+        sys.exit((job._call() if isinstance(job, _Job) else 0) or 0)
     except DataError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)

@@ -207,7 +207,7 @@ def test_benchmark_lists_keep_their_order(tmp_path):
 
 @pytest.mark.parametrize("labelled", [4, 8, 16])
 def test_the_benchmark_split_of_the_left_atrium_comes_out(shared_data, labelled):
-    folder = shared_data / "left_atrium"
+    folder = (shared_data / "left_atrium").resolve()
     names = "background,left atrium"
     found = split_quietly(folder / "train.list", labeled=labelled, test=16, names=names)
     expected = load_datalist(folder / f"datalist_{labelled}.json")

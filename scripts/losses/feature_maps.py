@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["at_feature_resolution", "check_features", "class_sums", "sample_per_class", "unit"]
+__all__ = ["at_feature_resolution", "check_features", "class_sums", "draw_per_class", "take", "unit"]
 
 # A feature shorter than this has no direction: its unit vector, and the gradient through it, are zero.
 SHORTEST_FEATURE = 1e-6
@@ -64,13 +64,19 @@ def class_sums(
     return sums, members.sum((0, 2))
 
 
-def sample_per_class(
-    features: torch.Tensor, groups: torch.Tensor, num_classes: int, fraction: float, minimum: int, maximum: int
+def take(maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Read [..., E] from maps [B, E, *spatial] at positions [...] among its B * voxels, without copying the maps."""
+    flat = maps.flatten(2)
+    voxels = max(flat.shape[2], 1)
+    return flat[index // voxels, :, index % voxels]
+
+
+def draw_per_class(
+    groups: torch.Tensor, num_classes: int, fraction: float, minimum: int, maximum: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw features of each class at random, without replacement and without waiting for the device.
+    """Draw voxels of each class at random, without replacement and without waiting for the device.
 
     Args:
-        features: [B, E, *spatial].
         groups: class [B, 1, *spatial] that a voxel may be drawn for, -1 for none.
         num_classes: C.
         fraction: share of a class's voxels to draw.
@@ -78,14 +84,12 @@ def sample_per_class(
         maximum: number of voxels of a class at most.
 
     Returns:
-        Features [C, maximum, E] (fewer where there are fewer voxels), and which of them were drawn, bool [C, maximum].
+        Positions among the B * voxels, int64 [C, maximum] (fewer where there are fewer voxels), and which of them were
+        drawn, bool of the same shape. The drawn ones of a class come first.
     """
-    voxels = features.flatten(2).shape[2]
     groups = groups.flatten()
     classes = torch.arange(num_classes, device=groups.device)[:, None]
-    lots = torch.rand(groups.shape, device=groups.device).masked_fill(groups < 0, -1.0)
-    lots = torch.where(groups == classes, lots, -1.0)
+    lots = torch.where(groups == classes, torch.rand(groups.shape, device=groups.device), -1.0)
     lots, index = lots.topk(min(maximum, groups.numel()), dim=1)
     wanted = ((groups == classes).sum(1, keepdim=True) * fraction).clamp(minimum, maximum)
-    drawn = (lots >= 0) & (torch.arange(lots.shape[1], device=lots.device) < wanted)
-    return features.flatten(2)[index // max(voxels, 1), :, index % max(voxels, 1)], drawn
+    return index, (lots >= 0) & (torch.arange(lots.shape[1], device=lots.device) < wanted)

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from .feature_maps import at_feature_resolution, check_features, class_sums, sample_per_class, unit
+from .feature_maps import at_feature_resolution, check_features, class_sums, draw_per_class, take, unit
 from .prototype_bank import PrototypeBank
 from .voxelwise import check_logits, check_mask, full_precision, one_channel
 
@@ -143,13 +143,11 @@ class PrototypeContrastiveLoss(nn.Module):
         seen = self.bank.seen.clone()
 
         groups = predictions.masked_fill(reliable | ~seen[predictions], -1)
-        anchors, drawn = sample_per_class(
-            features, groups, num_classes, self.anchor_fraction, self.min_anchors, self.max_anchors
-        )
+        index, drawn = draw_per_class(groups, num_classes, self.anchor_fraction, self.min_anchors, self.max_anchors)
         learnable = (seen.sum() >= 2) & drawn.any()
         if self.training:
             self.skipped.add_(~learnable)
-        pull = self._pull(unit(anchors), prototypes, seen)
+        pull = self._pull(unit(take(features, index)), prototypes, seen)
         per_class = (pull * drawn).sum(1) / drawn.sum(1).clamp(min=1)
         loss = per_class.sum() / drawn.any(1).sum().clamp(min=1)
         if self.form == "distance":

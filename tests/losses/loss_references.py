@@ -116,3 +116,82 @@ def prototype_contrastive(features, logits, labels, mask, form="infonce", temper
         gaps = [np.linalg.norm(unit(prototypes[c]) - unit(prototypes[k])) for c, k in pairs]
         loss += np.maximum(0, margin - np.array(gaps)).mean()
     return loss
+
+
+def rectified_pseudo_supervision(views, teacher, mask=None, kl_weight=1.0):
+    return np.mean([uncertainty_weighted_cross_pseudo(view, teacher, mask, gamma=kl_weight) for view in views])
+
+
+def erda(input, pseudo, mask=None, entropy_weight=1.0, weight=0.1):
+    p, q = voxels(softmax(pseudo)), voxels(softmax(input))
+    return weight * masked_mean(entropy_weight * -(p * np.log(p)).sum(1) + (p * np.log(p / q)).sum(1), mask)
+
+
+def prototype_pseudo_labels(features, labelled_features, labels, num_classes, temperature=0.1):
+    """Probabilities [voxels, C] when the first and only update was on labelled features of every class."""
+    f, y = voxels(labelled_features), voxels(labels)[:, 0]
+    prototypes = unit(np.stack([f[y == c].mean(0) for c in range(num_classes)]))
+    return softmax(unit(voxels(features)) @ prototypes.T / temperature)
+
+
+def voxel_contrastive(input, other, labels, mask, temperature=0.1):
+    """With all allowed voxels as anchors, and all voxels of another class in another image as negatives."""
+    f, g, y, allowed = unit(voxels(input)), unit(voxels(other)), voxels(labels)[:, 0], voxels(mask)[:, 0]
+    image = np.repeat(np.arange(len(input)), len(y) // len(input))
+    total = []
+    for view, mirror in ((f, g), (g, f)):
+        for i in np.flatnonzero(allowed):
+            negatives = mirror[allowed & (y != y[i]) & (image != image[i])]
+            logits = np.concatenate([[view[i] @ mirror[i]], negatives @ view[i]])[None] / temperature
+            total.append(-log_softmax(logits)[0, 0])
+    return np.mean(total)
+
+
+def guided_contrastive(input, other, logits, bank, temperature=0.1, confidence=0.75):
+    """With all confident voxels as anchors; ``bank`` holds one feature per class, [C, E]."""
+    f, g, p = unit(voxels(input)), unit(voxels(other)), voxels(softmax(logits))
+    losses = []
+    for i in np.flatnonzero(p.max(1) >= confidence):
+        negatives = np.delete(bank, p[i].argmax(), axis=0)
+        losses.append(-log_softmax(np.concatenate([[f[i] @ g[i]], negatives @ f[i]])[None] / temperature)[0, 0])
+    return np.sum(losses) / max(len(losses), 1)
+
+
+def cells(maps, stride):
+    """Means over cells, [B, cells, C], of maps whose sides are multiples of ``stride``."""
+    for axis in range(2, maps.ndim):
+        shape = (*maps.shape[:axis], maps.shape[axis] // stride, stride, *maps.shape[axis + 1 :])
+        maps = maps.reshape(shape).mean(axis + 1)
+    return np.moveaxis(maps.reshape(*maps.shape[:2], -1), 1, 2)
+
+
+def affinity_rectified(input, features, teacher, teacher_features, stride=8, temperature=0.1):
+    def spread(logits, h):
+        directions = unit(cells(h, stride))
+        affinity = softmax(directions @ directions.transpose(0, 2, 1) / temperature, axis=2)
+        return affinity @ cells(softmax(logits), stride)
+
+    difference = spread(input, features) - spread(teacher, teacher_features)
+    return (difference**2).sum(2).mean() / 2
+
+
+def votes(logits, min_agreement):
+    winners = np.stack([voxels(z).argmax(1) for z in logits])
+    labels, mask = [], []
+    for column in winners.T:
+        counts = np.bincount(column)
+        labels.append(counts.argmax())
+        mask.append(counts.max() >= min_agreement and (counts == counts.max()).sum() == 1)
+    return np.array(labels), np.array(mask)
+
+
+def certainty(student, teacher):
+    t, p = voxels(softmax(teacher)), voxels(softmax(student))
+    return np.exp(-(t * np.log(t / p)).sum(1))
+
+
+def temporal_agreement(*logits):
+    p = np.stack([voxels(softmax(z)) for z in logits])
+    mixture = p.mean(0)
+    divergence = np.mean([(k * np.log(k / mixture)).sum(1) for k in p], axis=0)  # the mean KL to the mixture
+    return 1 - divergence / np.log(min(3, p.shape[2]))

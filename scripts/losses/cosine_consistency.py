@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_mask, check_matching, full_precision, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, full_precision, reduce_voxels
 
 __all__ = ["CosineConsistencyLoss", "cosine_distance"]
 
@@ -60,6 +60,6 @@ class CosineConsistencyLoss(_Loss):
         """
         check_logits(input, "input")
         check_matching(input, other, "input", "other")
-        check_mask(mask, input)
+        mask = checked_mask(mask, input)
         distance = cosine_distance(full_precision(input).softmax(1), full_precision(other).softmax(1))
         return reduce_voxels(distance, mask, self.reduction)

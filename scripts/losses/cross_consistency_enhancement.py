@@ -7,7 +7,7 @@ from torch import nn
 from .cosine_consistency import cosine_distance
 from .entropy_filtered_pseudo_labeler import EntropyFilteredPseudoLabeler
 from .uncertainty_weighted_cross_pseudo import UncertaintyWeightedCrossPseudoLoss, uncertainty_weighted_cross_pseudo
-from .voxelwise import check_logits, check_mask, check_matching, full_precision, one_channel, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, full_precision, one_channel, reduce_voxels
 
 __all__ = ["CrossConsistencyEnhancementLoss"]
 
@@ -121,10 +121,10 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         log_a, log_b = full_precision(input).log_softmax(1), full_precision(other).log_softmax(1)
         p_a, p_b = log_a.exp(), log_b.exp()
         if labels is None or mask is None:
-            labels, mask = self.labeler.from_probabilities(p_a.detach(), log_a.detach(), p_b.detach(), log_b.detach())
+            labels, mask = self.labeler.from_probabilities(p_a, log_a, p_b, log_b)
         else:
             labels = one_channel(labels, input, "labels")
-            check_mask(mask, input)
+            mask = checked_mask(mask, input)
 
         cross_pseudo, entropy_filtered = [], []
         if self.direction != "b_from_a":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .voxelwise import check_logits, check_matching
+from .voxelwise import check_logits, check_matching, plain
 
 __all__ = ["EnsembleVotingPseudoLabels"]
 
@@ -62,7 +62,7 @@ class EnsembleVotingPseudoLabels(nn.Module):
         votes = torch.zeros(logits[0].shape, dtype=torch.int16, device=logits[0].device)
         for i, network in enumerate(logits):
             check_matching(logits[0], network, "logits[0]", f"logits[{i}]")
-            winner = network.as_subclass(torch.Tensor).max(1, keepdim=True)[1]
+            winner = plain(network).max(1, keepdim=True)[1]
             votes.scatter_add_(1, winner, torch.ones_like(winner, dtype=votes.dtype))
         most, labels = votes.max(1, keepdim=True)
         alone = (votes == most).sum(1, keepdim=True) == 1

@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_mask, full_precision, one_channel, reduce_voxels
+from .voxelwise import check_logits, checked_mask, full_precision, one_channel, reduce_voxels
 
 __all__ = ["EntropyFilteredPseudoLoss"]
 
@@ -57,5 +57,5 @@ class EntropyFilteredPseudoLoss(_Loss):
         """
         check_logits(input, "input")
         labels = one_channel(labels, input, "labels")
-        check_mask(mask, input)
+        mask = checked_mask(mask, input)
         return reduce_voxels(-full_precision(input).log_softmax(1).gather(1, labels), mask, self.reduction)

@@ -65,6 +65,7 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         self.drop_fraction = float(drop_fraction)
         self.combine = combine
         self.per_class = per_class
+        self.max_ranked_voxels = MAX_RANKED_VOXELS
         self._check_drop_fraction()
 
     def forward(self, input: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,23 +91,24 @@ class EntropyFilteredPseudoLabeler(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As :meth:`forward`, for probabilities [B, C, *spatial] and their logarithms that are already at hand."""
         self._check_drop_fraction()
-        with torch.no_grad():
-            entropy, other_entropy = normalized_entropy(p, log_p), normalized_entropy(other_p, other_log_p)
-            fused = p * torch.exp(-entropy) + other_p * torch.exp(-other_entropy)
-            labels = fused.max(1, keepdim=True)[1]  # on a CPU, many times faster than argmax
-            if self.drop_fraction == 0.0 or labels.numel() == 0:
-                return labels, torch.ones_like(labels, dtype=torch.bool)
-            groups = labels if self.per_class else torch.zeros_like(labels)
-            group_count = p.shape[1] if self.per_class else 1
-            reliable = self._reliable(entropy, groups, group_count)
-            other_reliable = self._reliable(other_entropy, groups, group_count)
-            mask = reliable & other_reliable if self.combine == "either" else reliable | other_reliable
+        p, log_p, other_p, other_log_p = p.detach(), log_p.detach(), other_p.detach(), other_log_p.detach()
+        entropy, other_entropy = normalized_entropy(p, log_p), normalized_entropy(other_p, other_log_p)
+        fused = p * torch.exp(-entropy) + other_p * torch.exp(-other_entropy)
+        labels = fused.max(1, keepdim=True)[1]  # on a CPU, many times faster than argmax
+        if self.drop_fraction == 0.0 or labels.numel() == 0:
+            return labels, torch.ones_like(labels, dtype=torch.bool)
+        groups = labels if self.per_class else torch.zeros_like(labels)
+        group_count = p.shape[1] if self.per_class else 1
+        reliable = self._reliable(entropy, groups, group_count)
+        other_reliable = self._reliable(other_entropy, groups, group_count)
+        mask = reliable & other_reliable if self.combine == "either" else reliable | other_reliable
         return labels, mask
 
     def _reliable(self, entropy: torch.Tensor, groups: torch.Tensor, group_count: int) -> torch.Tensor:
         voxels = entropy.flatten(1).shape[1]
         # An odd stride visits all columns of a volume whose sides are even.
-        stride = 1 if voxels <= MAX_RANKED_VOXELS else (voxels + MAX_RANKED_VOXELS - 1) // MAX_RANKED_VOXELS | 1
+        cells = (voxels + self.max_ranked_voxels - 1) // self.max_ranked_voxels
+        stride = cells | 1 if cells > 1 else 1
         thresholds = self._thresholds(entropy.flatten(1)[:, ::stride], groups.flatten(1)[:, ::stride], group_count)
         return entropy <= thresholds.gather(1, groups.flatten(1)).view_as(entropy)
 

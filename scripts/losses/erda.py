@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_mask, check_matching, full_precision, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, full_precision, reduce_voxels
 
 __all__ = ["ERDALoss"]
 
@@ -61,7 +61,7 @@ class ERDALoss(_Loss):
         """
         check_logits(input, "input")
         check_matching(input, pseudo, "input", "pseudo")
-        check_mask(mask, input)
+        mask = checked_mask(mask, input)
         log_p, log_q = full_precision(pseudo).log_softmax(1), full_precision(input).log_softmax(1)
         # lambda H(p) + KL(p || q) = sum p ((1 - lambda) log p - log q)
         loss = (log_p.exp() * ((1.0 - self.entropy_weight) * log_p - log_q)).sum(1, keepdim=True)

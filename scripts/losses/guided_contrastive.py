@@ -6,7 +6,7 @@ from torch import nn
 
 from .class_memory_bank import ClassMemoryBank
 from .feature_maps import at_feature_resolution, check_features, draw_per_class, take, unit
-from .voxelwise import check_logits, check_mask, full_precision
+from .voxelwise import check_logits, checked_mask, full_precision
 
 __all__ = ["GuidedContrastiveLoss"]
 
@@ -104,7 +104,7 @@ class GuidedContrastiveLoss(nn.Module):
         if input.shape != other.shape:
             raise ValueError(f"input and other must have the same shape, got {input.shape} and {other.shape}")
         check_features(input, logits, feature_channels)
-        check_mask(mask, logits)
+        mask = checked_mask(mask, logits)
         size = input.shape[2:]
         confidence, groups = (
             full_precision(at_feature_resolution(logits.detach(), size)).softmax(1).max(1, keepdim=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from .feature_maps import at_feature_resolution, check_features, class_sums, draw_per_class, take, unit
 from .prototype_bank import PrototypeBank
-from .voxelwise import check_logits, check_mask, full_precision, one_channel
+from .voxelwise import check_logits, checked_mask, full_precision, one_channel, plain
 
 __all__ = ["PrototypeContrastiveLoss"]
 
@@ -124,9 +124,9 @@ class PrototypeContrastiveLoss(nn.Module):
             raise ValueError(f"logits must have num_classes={num_classes} channels, got {logits.shape}")
         check_features(features, logits, feature_channels)
         labels = one_channel(labels, logits, "labels")
-        check_mask(mask, logits)
+        mask = checked_mask(mask, logits)
         size = features.shape[2:]
-        predictions = at_feature_resolution(logits.detach(), size).max(1, keepdim=True)[1]
+        predictions = at_feature_resolution(plain(logits.detach()), size).max(1, keepdim=True)[1]
         labels, reliable = at_feature_resolution(labels, size), at_feature_resolution(mask, size)
         with torch.autocast(features.device.type, enabled=False):
             return self._loss(full_precision(features), predictions, labels, reliable)

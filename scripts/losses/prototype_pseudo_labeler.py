@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from .feature_maps import at_feature_resolution, check_features, class_sums, unit
 from .prototype_bank import PrototypeBank
-from .voxelwise import check_mask, full_precision, one_channel
+from .voxelwise import checked_mask, full_precision, one_channel
 
 __all__ = ["PrototypePseudoLabeler"]
 
@@ -75,7 +75,7 @@ class PrototypePseudoLabeler(nn.Module):
         num_classes, feature_channels = self.bank.prototypes.shape
         check_features(features, labels, feature_channels)
         labels = one_channel(labels, labels, "labels")
-        check_mask(mask, labels)
+        mask = checked_mask(mask, labels)
         allowed = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
         size = features.shape[2:]
         labels, allowed = at_feature_resolution(labels, size), at_feature_resolution(allowed, size)

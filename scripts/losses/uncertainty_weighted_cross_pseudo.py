@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_mask, check_matching, full_precision, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, full_precision, reduce_voxels
 
 __all__ = ["UncertaintyWeightedCrossPseudoLoss", "uncertainty_weighted_cross_pseudo"]
 
@@ -99,7 +99,7 @@ class UncertaintyWeightedCrossPseudoLoss(_Loss):
         """
         check_logits(input, "input")
         check_matching(input, teacher, "input", "teacher")
-        check_mask(mask, input)
+        mask = checked_mask(mask, input)
         teacher_log_p = full_precision(teacher.detach()).log_softmax(1)
         loss = uncertainty_weighted_cross_pseudo(
             full_precision(input).log_softmax(1),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from .feature_maps import at_feature_resolution, check_features, take, unit
-from .voxelwise import check_mask, full_precision, one_channel
+from .voxelwise import checked_mask, full_precision, one_channel
 
 __all__ = ["VoxelContrastiveLoss"]
 
@@ -78,7 +78,7 @@ class VoxelContrastiveLoss(nn.Module):
             raise ValueError(f"input and other must have the same shape, got {input.shape} and {other.shape}")
         check_features(input, labels)
         labels = one_channel(labels, labels, "labels")
-        check_mask(mask, labels)
+        mask = checked_mask(mask, labels)
         size = input.shape[2:]
         classes = at_feature_resolution(labels, size).flatten()
         allowed = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask

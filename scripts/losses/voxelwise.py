@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_logits", "check_mask", "check_matching", "full_precision", "one_channel", "reduce_voxels"]
+__all__ = ["check_logits", "check_matching", "checked_mask", "full_precision", "one_channel", "plain", "reduce_voxels"]
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` without what a subclass adds: a MetaTensor drags its metadata through every operation."""
+    if not torch.jit.is_scripting():
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            return tensor.as_subclass(torch.Tensor)
+    return tensor
 
 
 def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` as a plain tensor of at least float32; float64 stays float64."""
-    if not torch.jit.is_scripting():
-        if isinstance(tensor, torch.Tensor) and type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            tensor = tensor.as_subclass(torch.Tensor)  # a MetaTensor would drag its metadata through every operation
+    tensor = plain(tensor)
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -43,18 +49,17 @@ def one_channel(labels: torch.Tensor, logits: torch.Tensor, name: str) -> torch.
         raise ValueError(f"{name} must be class maps of shape [B, 1, *spatial] for {logits.shape}, got {labels.shape}")
     if labels.shape[0] != logits.shape[0] or labels.shape[2:] != logits.shape[2:]:
         raise ValueError(f"{name} must be class maps of shape [B, 1, *spatial] for {logits.shape}, got {labels.shape}")
-    if not torch.jit.is_scripting():
-        labels = labels.as_subclass(torch.Tensor)
-    return labels.long()
+    return plain(labels).long()
 
 
-def check_mask(mask: torch.Tensor | None, logits: torch.Tensor) -> None:
-    """Raise a ValueError unless ``mask`` is absent or a bool tensor of shape [B, 1, *spatial] for ``logits``."""
+def checked_mask(mask: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor | None:
+    """Return ``mask``, raising a ValueError unless it is None or a bool tensor [B, 1, *spatial] for ``logits``."""
     if mask is None:
-        return
+        return None
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be a bool tensor, True where a voxel counts, got {mask.dtype}")
     one_channel(mask, logits, "mask")
+    return plain(mask)
 
 
 def reduce_voxels(loss: torch.Tensor, mask: torch.Tensor | None, reduction: str) -> torch.Tensor:

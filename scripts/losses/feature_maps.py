@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["at_feature_resolution", "check_features", "class_sums", "draw_per_class", "take", "unit"]
+__all__ = ["at_feature_resolution", "check_features", "class_sums", "draw_per_class", "inverse_length", "take", "unit"]
 
 # A feature shorter than this has no direction: its unit vector, and the gradient through it, are zero.
 SHORTEST_FEATURE = 1e-6
@@ -45,6 +45,13 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     """Divide vectors by their length along the last axis; a zero vector stays zero and has a zero gradient."""
     length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / length.masked_fill(length < SHORTEST_FEATURE, float("inf"))
+
+
+def inverse_length(maps: torch.Tensor) -> torch.Tensor:
+    """1 / length of the features in maps [B, E, *spatial]: [B, 1, *spatial], zero where :func:`unit` is zero."""
+    square = maps.square().sum(1, keepdim=True)
+    too_short = square < SHORTEST_FEATURE**2
+    return square.masked_fill(too_short, float("inf")).rsqrt()
 
 
 def class_sums(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from .feature_maps import at_feature_resolution, check_features, class_sums, unit
+from .feature_maps import at_feature_resolution, check_features, class_sums, inverse_length, unit
 from .prototype_bank import PrototypeBank
 from .voxelwise import checked_mask, full_precision, one_channel
 
@@ -98,9 +98,10 @@ class PrototypePseudoLabeler(nn.Module):
         if features.dim() < 3 or features.shape[1] != feature_channels:
             raise ValueError(f"features must be [B, {feature_channels}, *spatial], got {features.shape}")
         with torch.autocast(features.device.type, enabled=False):
-            directions = unit(full_precision(features).movedim(1, -1))
-            prototypes = unit(self.bank.prototypes.to(directions.dtype))
-            logits = (directions @ prototypes.T).movedim(-1, 1) / self.temperature
+            features = full_precision(features)
+            prototypes = unit(self.bank.prototypes.to(features.dtype))
+            products = torch.matmul(prototypes, features.flatten(2)).unflatten(2, features.shape[2:])
+            logits = products * inverse_length(features) / self.temperature
             if size is not None and tuple(size) != tuple(logits.shape[2:]):
                 mode = "bilinear" if logits.dim() == 4 else "trilinear"
                 logits = interpolate(logits, tuple(size), mode=mode, align_corners=False)

@@ -86,33 +86,34 @@ class VoxelContrastiveLoss(nn.Module):
         images = torch.arange(input.shape[0], device=labels.device).repeat_interleave(size.numel())
         with torch.autocast(input.device.type, enabled=False):
             anchors, drawn = _draw(allowed[None], self.num_anchors)
-            view, mirror = full_precision(input), full_precision(other)
-            loss = self._one_way(view, mirror, anchors[0], drawn[0], classes, images, allowed)
-            return (loss + self._one_way(mirror, view, anchors[0], drawn[0], classes, images, allowed)) / 2
+            anchors, drawn = anchors[0], drawn[0]
+            candidates = torch.arange(len(classes), device=classes.device)
+            if len(candidates) > MAX_CANDIDATES:
+                candidates = torch.randint(len(candidates), (MAX_CANDIDATES,), device=classes.device)
+            other_class = classes[candidates] != classes[anchors][:, None]
+            other_image = images[candidates] != images[anchors][:, None]
+            negatives, valid = _draw(allowed[candidates] & other_class & other_image, self.num_negatives)
+            # One read of each view: the gradient of every read is a tensor as large as the features.
+            read = torch.cat([anchors, candidates])
+            views = [unit(take(full_precision(view), read)).tensor_split([len(anchors)]) for view in (input, other)]
+            loss = sum(
+                self._one_way(view[0], mirror[0], mirror[1], negatives, valid) for view, mirror in (views, views[::-1])
+            )
+            return (loss / 2 * drawn).sum() / drawn.sum().clamp(min=1)
 
     def _one_way(
         self,
-        view: torch.Tensor,
-        other: torch.Tensor,
         anchors: torch.Tensor,
-        drawn: torch.Tensor,
-        classes: torch.Tensor,
-        images: torch.Tensor,
-        allowed: torch.Tensor,
+        positives: torch.Tensor,
+        candidates: torch.Tensor,
+        negatives: torch.Tensor,
+        valid: torch.Tensor,
     ) -> torch.Tensor:
-        features, positives = unit(take(view, anchors)), unit(take(other, anchors))
-        candidates = torch.arange(len(classes), device=classes.device)
-        if len(candidates) > MAX_CANDIDATES:
-            candidates = torch.randint(len(candidates), (MAX_CANDIDATES,), device=classes.device)
-        other_class = classes[candidates] != classes[anchors][:, None]
-        other_image = images[candidates] != images[anchors][:, None]
-        chosen, valid = _draw(allowed[candidates] & other_class & other_image, self.num_negatives)
-        similarity = features @ unit(take(other, candidates)).T
-        negative = similarity.gather(1, chosen) / self.temperature
+        """Loss [A] of unit anchors and positives [A, E], and negatives [A, n] among the unit candidates [N, E]."""
+        positive = (anchors * positives).sum(-1, keepdim=True) / self.temperature
+        negative = (anchors @ candidates.T).gather(1, negatives) / self.temperature
         negative = negative.masked_fill(~valid, torch.finfo(negative.dtype).min / 2)
-        positive = (features * positives).sum(-1, keepdim=True) / self.temperature
-        loss = -torch.cat([positive, negative], dim=1).log_softmax(1)[:, 0]
-        return (loss * drawn).sum() / drawn.sum().clamp(min=1)
+        return -torch.cat([positive, negative], dim=1).log_softmax(1)[:, 0]
 
 
 def _draw(eligible: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:

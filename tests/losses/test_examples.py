@@ -138,7 +138,7 @@ def test_pymic_trains_two_networks_with_our_loss(example):
     """PyMIC's train_valid asks for CUDA, so its parts are called here one by one."""
     for package in ("pymic", "ml_collections", "timm", "imops"):  # PyMIC needs the others without saying so
         pytest.importorskip(package, reason="PyMIC is not installed here: pip install PYMIC ml_collections timm imops")
-    unet = {"net_type": "UNet3D", "in_chns": 1, "feature_chns": [4, 8, 16, 32, 64], "dropout": [0.0] * 5}
+    unet = {"dimension": 3, "in_chns": 1, "feature_chns": [4, 8, 16, 32, 64], "dropout": [0.0] * 5}
     config = {
         "dataset": {
             "tensor_type": "float",
@@ -147,7 +147,7 @@ def test_pymic_trains_two_networks_with_our_loss(example):
             "train_batch_size": 2,
             "train_batch_size_unlab": 2,
         },
-        "network": {**unet, "net_type": ["UNet3D", "UNet3D"], "class_num": 2},
+        "network": {**unet, "net_type": ["UNet", "UNet"], "class_num": 2},
         "training": {
             "gpus": [0],
             "loss_type": ["DiceLoss", "CrossEntropyLoss"],

@@ -3,7 +3,7 @@
 
 from importlib import import_module
 
-_SUBPACKAGES = ("data", "engines", "handlers", "losses", "methods", "networks")
+_SUBPACKAGES = ("data", "engines", "handlers", "label", "losses", "methods", "networks")
 
 
 def __getattr__(name: str):

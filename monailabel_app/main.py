@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI Label app: annotate a few scans, train on all of them.
+
+    monailabel start_server --app BUNDLE/monailabel_app --studies FOLDER --conf labels "liver,tumour"
+
+See docs/monailabel.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+BUNDLE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BUNDLE))  # the bundle's package `scripts`
+
+from fastapi import HTTPException  # noqa: E402
+from lib.infer import SegmentationTask  # noqa: E402
+from lib.models import newest_model  # noqa: E402
+from lib.settings import Settings  # noqa: E402
+from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
+from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
+
+
+class DualSegApp(MONAILabelApp):
+    """Segmentation, semi-supervised training and active learning for the scans of one MONAI Label datastore.
+
+    Args:
+        app_dir: this folder.
+        studies: folder of scans, or address of a DICOMweb or XNAT server.
+        conf: see :class:`lib.settings.Settings`.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.settings = Settings.from_conf(BUNDLE, Path(app_dir), conf)
+        newest_model(self.settings)  # refuses to start for other structures than the model has
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="dualseg",
+            description="Annotate a few scans, train on all of them (arXiv 2509.13084)",
+            labels=list(self.settings.structures),
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {self.settings.name: SegmentationTask(self.settings, self.conf)}
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """As in MONAI Label, with errors as messages that reach the client."""
+        image = request.get("image")
+        if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
+            raise HTTPException(404, f"No scan {image!r} among the studies. Reload the list of scans.")
+        try:
+            return super().infer(request, datastore)
+        except MONAILabelException as error:
+            raise HTTPException(422, f"{image}: {error.msg}") from error

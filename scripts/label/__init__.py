@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bundle's configs need to work inside MONAI Label; nothing here imports it."""
+
+from .spacing import LoneSpacingd
+
+__all__ = ["LoneSpacingd"]

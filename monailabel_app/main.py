@@ -17,11 +17,14 @@ sys.path.insert(0, str(BUNDLE))  # the bundle's package `scripts`
 
 from fastapi import HTTPException  # noqa: E402
 from lib.infer import SegmentationTask  # noqa: E402
+from lib.messages import show_refusals_briefly  # noqa: E402
 from lib.models import newest_model  # noqa: E402
 from lib.settings import Settings  # noqa: E402
+from lib.train import SemiSupervisedTrainTask  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
+from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 
 class DualSegApp(MONAILabelApp):
@@ -48,6 +51,9 @@ class DualSegApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         return {self.settings.name: SegmentationTask(self.settings, self.conf)}
 
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {self.settings.name: SemiSupervisedTrainTask(self.settings, self.conf)}
+
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """As in MONAI Label, with errors as messages that reach the client."""
         image = request.get("image")
@@ -57,3 +63,18 @@ class DualSegApp(MONAILabelApp):
             return super().infer(request, datastore)
         except MONAILabelException as error:
             raise HTTPException(422, f"{image}: {error.msg}") from error
+
+    def bundle_path(self, model: str | None) -> str | None:
+        """As in MONAI Label, whose server asks for it just before it starts a training.
+
+        It is the one place where a training can be refused with a message that the client shows.
+        """
+        if model in self._trainers:
+            self._trainers[model].refuse_without_labels(self.datastore())
+        return super().bundle_path(model)
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As in MONAI Label; in the process of a training a refusal is its last line, not a traceback."""
+        if not self._server_mode:
+            show_refusals_briefly()
+        return super().train(request)

@@ -2,5 +2,6 @@
 """What the bundle's configs need to work inside MONAI Label; nothing here imports it."""
 
 from .spacing import LoneSpacingd
+from .start_weights import StartWeights
 
-__all__ = ["LoneSpacingd"]
+__all__ = ["LoneSpacingd", "StartWeights"]

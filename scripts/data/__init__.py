@@ -7,10 +7,12 @@ from .check import CaseReport, DataReport, check_data, inspect_data
 from .convert import convert_scans
 from .data_fingerprint import Fingerprint, fingerprint
 from .datalist import SECTIONS, load_datalist
+from .decathlon import prepare_decathlon
 from .errors import DataError
 from .locations import check_patch_size, find_datalist, find_images, find_weights
 from .normalize_by_modality import NormalizeByModalityd
 from .phantom import phantom_case, phantom_dataset
+from .prepare import prepare_release
 from .readers import H5Reader
 from .split import split_cases, write_datalist
 from .two_streams import TwoStreams
@@ -41,6 +43,8 @@ __all__ = [
     "open_volume",
     "phantom_case",
     "phantom_dataset",
+    "prepare_decathlon",
+    "prepare_release",
     "report_data_errors_briefly",
     "split_cases",
     "write_datalist",

@@ -32,11 +32,12 @@ class Case:
 
 @dataclass
 class CaseCollection:
-    """The cases of a data set in its own order; ``labels`` (value to name) and ``test`` cases where it names any."""
+    """The cases of a data set in its own order; ``labels`` (value to name), held-out cases where it names any."""
 
     cases: list[Case]
     labels: dict[int, str] | None = None
     test: list[Case] = field(default_factory=list)
+    validation: list[Case] = field(default_factory=list)
     ordered: bool = False
     """Whether the order of the cases carries a meaning, as in the benchmark's lists."""
 
@@ -47,7 +48,7 @@ def collect_cases(source: str | os.PathLike, labels: str | os.PathLike | None = 
     Args:
         source: one of: a folder with ``images`` and ``labels`` (or ``imagesTr`` and ``labelsTr``) in it; a folder of
             images; a ``dataset.json`` of nnU-Net or the Decathlon, or the folder that has it; a benchmark ``.list``
-            file of case names (a ``test.list`` beside ``train.list`` gives the test cases).
+            file of case names (``test.list`` and ``val.list`` beside ``train.list`` give the held-out cases).
         labels: the folder of labels, where it is not beside the images. Files belong together by name; endings like
             ``_seg``, ``_label`` or ``_0000`` do not count.
 
@@ -184,8 +185,11 @@ def _decathlon_case(root: Path, entry: dict[str, str]) -> Case:
 
 def _from_list(path: Path) -> CaseCollection:
     cases = _listed_cases(path)
-    test = path.with_name("test.list")
-    return CaseCollection(cases, None, _listed_cases(test) if test != path and test.is_file() else [], ordered=True)
+    held_out = []
+    for name in ("test.list", "val.list"):
+        other = path.with_name(name)
+        held_out.append(_listed_cases(other) if other != path and other.is_file() else [])
+    return CaseCollection(cases, None, *held_out, ordered=True)
 
 
 def _listed_cases(path: Path) -> list[Case]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``dualseg split``, ``check`` and ``convert``; in the bundle ``python -m scripts.data``."""
+"""The command line ``dualseg`` (split, check, convert, prepare); in the bundle ``python -m scripts.data``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from rich.text import Text
 from .check import DataReport, inspect_data
 from .convert import convert_scans
 from .datalist import SECTIONS, load_datalist
+from .decathlon import PREFIX, prepare_decathlon
 from .errors import DataError
+from .prepare import prepare_release
 from .split import split_cases, write_datalist
+from .whole_file import save_text
 
 __all__ = ["main"]
 
@@ -89,12 +92,7 @@ def check(datalist: str, *, output: str | None = None, channels: int | None = No
     report = inspect_data(load_datalist(path), None, channels, True, workers)
     _show(report)
     if target is not None:
-        try:
-            target.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
-        except OSError as error:
-            raise DataError(
-                f"{target}: cannot be written ({error.strerror}). Name another file with --output."
-            ) from error
+        save_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", target)
     return 1 if report.errors else 0
 
 
@@ -111,6 +109,48 @@ def convert(
     """
     files = convert_scans(str(source), str(output), spacing, overwrite)
     Console().print(f"{len(files)} files written to {output}", highlight=False, soft_wrap=True)
+
+
+def prepare(
+    dataset: str,
+    output: str,
+    *,
+    source: str | None = None,
+    benchmark: bool = False,
+    lists: str | None = None,
+) -> None:
+    """Turn a public release into NIfTI files; cases that are there already are kept, so an interrupted call continues.
+
+    Scans stay whole, their intensities untouched. With --benchmark they are prepared as for published figures, which
+    crop the scans of the left atrium and the pancreas around the ground truth, test scans too. That is an oracle: a new
+    scan cannot be prepared like this. Use it to compare with such figures, and for nothing else.
+
+    Args:
+        dataset: left_atrium (2018 Atrial Segmentation Challenge: CASE/lgemri.nrrd, laendo.nrrd), pancreas (NIH
+            Pancreas-CT: PANCREAS_0001/.../*.dcm, label0001.nii.gz), brats2019 (CASE/CASE_flair.nii.gz,
+            CASE_seg.nii.gz), or decathlon:Task01 to decathlon:Task10, which is downloaded.
+        output: folder to write to.
+        source: folder of the unpacked release, the cases at any depth; for the Decathlon the archive, where it has been
+            downloaded already.
+        benchmark: prepare as the semi-supervised benchmark does.
+        lists: folder of the benchmark's train.list, test.list (and val.list); default: the source. With them its splits
+            are written: datalist_8.json has 8 labelled cases.
+    """
+    dataset, output, source, lists = str(dataset), str(output), _text(source), _text(lists)
+    console = Console()
+    if dataset.startswith(PREFIX):
+        if benchmark or lists:
+            raise DataError(f"{dataset}: has no benchmark preparation and no lists. Leave out --benchmark and --lists.")
+        folder, datalists = prepare_decathlon(dataset.removeprefix(PREFIX), output, source), []
+    elif source is None:
+        raise DataError(f"{dataset}: must be downloaded by you, under its terms. Name its folder with --source.")
+    else:
+        folder, datalists = output, prepare_release(dataset, source, output, benchmark, lists)
+    console.print(f"prepared: {folder}", highlight=False, soft_wrap=True)
+    for path in datalists:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if not datalists:
+        console.print(f"next: dualseg split {folder} --labeled N --test N", highlight=False, soft_wrap=True)
 
 
 def _text(word: Any) -> str | None:
@@ -158,7 +198,12 @@ def _show(report: DataReport) -> None:
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"split": split, "check": check, "convert": convert}
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "split": split,
+    "check": check,
+    "convert": convert,
+    "prepare": prepare,
+}
 
 
 class _Job:

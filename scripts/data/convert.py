@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from monai.transforms import LoadImage
 
@@ -17,6 +15,7 @@ from .errors import DataError
 from .progress import track
 from .readers import DATASET_MARK, H5_SUFFIXES, H5Reader
 from .volumes import open_volume
+from .whole_file import save_nifti
 
 
 def convert_scans(
@@ -120,19 +119,7 @@ def _convert(path: str, target: Path, spacing: Sequence[float] | None) -> None:
     voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     if voxels.dtype in (np.int64, np.uint64):  # which other tools do not read
         voxels = voxels.astype(np.int32) if abs(voxels).max() < 2**31 else voxels.astype(np.float64)
-    draft = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            nibabel.save(nibabel.Nifti1Image(voxels, np.asarray(data.affine, dtype=np.float64)), draft)
-            draft.replace(target)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written ({error.strerror}). Name a folder of yours, or make room."
-        ) from error
+    save_nifti(voxels, data.affine, target)
 
 
 def _formats() -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from .errors import DataError
 from .progress import track
 from .readers import DATASET_MARK, H5_SUFFIXES
 from .volumes import open_volume
+from .whole_file import save_text
 
 MOST_CLASSES = 256
 
@@ -73,9 +75,12 @@ def split_cases(
     found = collect_cases(source, labels)
     if found.test and test:
         raise DataError(f"{source}: test.list beside it names the test cases already. Leave out --test.")
+    if found.validation and validation:
+        raise DataError(f"{source}: val.list beside it names the validation cases already. Leave out --validation.")
     patients = _patients(found.cases, group)
-    if group is not None and (both := sorted(patients.keys() & _patients(found.test, group).keys())):
-        raise DataError(f"{source}: patient {both[0]} is in test.list too ({len(both)} such). Correct the lists.")
+    _refuse_shared_patients(
+        source, {"train.list": found.cases, "val.list": found.validation, "test.list": found.test}, group
+    )
     if found.ordered if shuffle is None else not shuffle:
         order = list(patients)
     else:
@@ -86,11 +91,13 @@ def split_cases(
         "validation": _count(validation, with_label, "validation"),
     }
     sections: dict[str, list[Case]] = {section: [] for section in SECTIONS}
-    sections["test"] = list(found.test)
+    sections["test"], sections["validation"] = list(found.test), list(found.validation)
     order = _take(sections, "test", patients, order[::-1], wanted["test"])[::-1]
     order = _take(sections, "validation", patients, order[::-1], wanted["validation"])[::-1]
-    sections["test"].reverse()
-    sections["validation"].reverse()
+    if test:
+        sections["test"].reverse()
+    if validation:
+        sections["validation"].reverse()
     remaining = sum(len(patients[patient]) for patient in order)
     count = _labelled(patients, order) if labeled is None else _count(labeled, remaining, "labeled")
     order = _take(sections, "training", patients, order, count)
@@ -100,7 +107,7 @@ def split_cases(
             f"{source}: no labelled case is left for training ({with_label} have a label, test and validation take "
             f"{wanted['test']} and {wanted['validation']}). Ask for fewer, or name the labels' folder with --labels."
         )
-    dropped = len(found.cases) + len(found.test) - sum(len(cases) for cases in sections.values())
+    dropped = len(found.cases + found.validation + found.test) - sum(len(cases) for cases in sections.values())
     if dropped:
         logger.warning("%d cases without a label are left out: their patient is in another section.", dropped)
     value_names = _value_names(names) or found.labels or _names_from_files(sections, progress)
@@ -136,19 +143,7 @@ def write_datalist(datalist: dict[str, Any], path: str | os.PathLike, overwrite:
         key: [{role: relative(file) for role, file in case.items()} for case in value] if key in SECTIONS else value
         for key, value in datalist.items()
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            draft.replace(path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Name a folder of yours with --output."
-        ) from error
+    save_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
     return str(path)
 
 
@@ -170,6 +165,16 @@ def _patients(cases: list[Case], group: str | None) -> dict[str, list[Case]]:
             patient = match.group(1) if match.re.groups else match.group(0)
         patients.setdefault(patient, []).append(case)
     return patients
+
+
+def _refuse_shared_patients(source: str | os.PathLike, lists: dict[str, list[Case]], group: str | None) -> None:
+    if group is None:
+        return
+    for (first, some), (second, others) in itertools.combinations(lists.items(), 2):
+        if both := sorted(_patients(some, group).keys() & _patients(others, group).keys()):
+            raise DataError(
+                f"{source}: patient {both[0]} is in {first} and in {second} ({len(both)} such). Correct the lists."
+            )
 
 
 def _count(wanted: float, of: int, what: str) -> int:

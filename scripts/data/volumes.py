@@ -167,7 +167,7 @@ def _read_to_end(stream: BinaryIO) -> None:
 
 def _open_other(path: str) -> Volume:
     if os.path.isdir(path):
-        _expect_one_series(path)
+        dicom_files(path)
     data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
     shape, channels = _split_shape(path, (*data.shape[1:], data.shape[0]) if data.shape[0] > 1 else data.shape[1:])
     affine = np.asarray(data.affine, dtype=np.float64)
@@ -176,17 +176,23 @@ def _open_other(path: str) -> Volume:
     return Volume(path, shape, channels, affine, lambda: iter(voxels))
 
 
-def _expect_one_series(folder: str) -> None:
+def dicom_files(folder: str | os.PathLike) -> list[str]:
+    """The files of a folder's one DICOM series, in the order in which its slices are stacked (ours).
+
+    Raises:
+        DataError: when there is no series in it, or several.
+    """
     import itk  # takes seconds, and most users have NIfTI
 
     names = itk.GDCMSeriesFileNames.New()
     names.SetGlobalWarningDisplay(False)
     names.SetUseSeriesDetails(True)
-    names.SetDirectory(folder)
+    names.SetDirectory(os.fspath(folder))
     series = list(names.GetSeriesUIDs())
     if len(series) != 1:
         found = f"{len(series)} DICOM series" if series else "no DICOM series"
         raise DataError(f"{folder}: a folder with {found} in it. A scan is a file, or a folder of exactly one series.")
+    return list(names.GetFileNames(series[0]))
 
 
 def _split_shape(path: str, stored: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:

@@ -111,7 +111,7 @@ def test_a_patient_in_the_benchmarks_test_list_is_not_trained_on(tmp_path):
     make(tmp_path, ["p1_a", "p1_b", "p2_a"])
     (tmp_path / "train.list").write_text("p1_a\np2_a\n")
     (tmp_path / "test.list").write_text("p1_b\n")
-    with pytest.raises(DataError, match="patient p1 is in test.list too"):
+    with pytest.raises(DataError, match="patient p1 is in train.list and in test.list"):
         split_quietly(tmp_path / "train.list", group=r"^(p\d+)_")
 
 
@@ -331,8 +331,9 @@ def test_report_never_replaces_the_datalist(tmp_path, capsys):
     assert run("check", tmp_path, "--output", tmp_path / "datalist.json") == 1
     assert "the datalist itself" in capsys.readouterr().err
     assert (tmp_path / "datalist.json").read_text() == before
-    assert run("check", tmp_path, "--output", tmp_path / "none" / "report.json") == 1
-    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert run("check", tmp_path, "--output", tmp_path / "file" / "report.json") == 1
+    assert "report.json: cannot be written (File exists)" in capsys.readouterr().err
     assert run("check", tmp_path, "--workers=all") == 1
     assert "--workers all: must be a whole number" in capsys.readouterr().err
 

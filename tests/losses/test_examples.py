@@ -136,8 +136,10 @@ class Balls(torch.utils.data.Dataset):
 @pytest.mark.slow
 def test_pymic_trains_two_networks_with_our_loss(example):
     """PyMIC's train_valid asks for CUDA, so its parts are called here one by one."""
-    for package in ("pymic", "ml_collections", "timm", "imops"):  # PyMIC needs the others without saying so
-        pytest.importorskip(package, reason="PyMIC is not installed here: pip install PYMIC ml_collections timm imops")
+    for package in ("pymic", "ml_collections", "timm", "imops", "einops"):  # PyMIC needs the others without saying so
+        pytest.importorskip(
+            package, reason="PyMIC is not installed here: pip install PYMIC ml_collections timm imops einops"
+        )
     unet = {"dimension": 3, "in_chns": 1, "feature_chns": [4, 8, 16, 32, 64], "dropout": [0.0] * 5}
     config = {
         "dataset": {

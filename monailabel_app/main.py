@@ -8,6 +8,7 @@ See docs/monailabel.md.
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,25 @@ from typing import Any
 BUNDLE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BUNDLE))  # the bundle's package `scripts`
 
+import requests  # noqa: E402
 from fastapi import HTTPException  # noqa: E402
 from lib.infer import SegmentationTask  # noqa: E402
 from lib.messages import show_refusals_briefly  # noqa: E402
 from lib.models import newest_model  # noqa: E402
+from lib.scoring import METHODS, ModelScoring  # noqa: E402
 from lib.settings import Settings  # noqa: E402
+from lib.strategy import HighestScore  # noqa: E402
 from lib.train import SemiSupervisedTrainTask  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
+from monailabel.interfaces.tasks.scoring import ScoringMethod  # noqa: E402
+from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
+from monailabel.tasks.activelearning.first import First  # noqa: E402
+from monailabel.tasks.activelearning.random import Random  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 
 class DualSegApp(MONAILabelApp):
@@ -54,6 +64,13 @@ class DualSegApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         return {self.settings.name: SemiSupervisedTrainTask(self.settings, self.conf)}
 
+    def init_strategies(self) -> dict[str, Strategy]:
+        unsure = {method: HighestScore(self.settings, method) for method in METHODS}
+        return {**unsure, "random": Random(), "first": First()}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {method: ModelScoring(self.settings, method) for method in METHODS}
+
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """As in MONAI Label, with errors as messages that reach the client."""
         image = request.get("image")
@@ -78,3 +95,18 @@ class DualSegApp(MONAILabelApp):
         if not self._server_mode:
             show_refusals_briefly()
         return super().train(request)
+
+    def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
+        """As in MONAI Label, which calls it at its start, after a training and whenever it hands out a scan.
+
+        Without a method it starts one process if the model in use has scans to score, none otherwise.
+        """
+        if method is None:
+            method = next(iter(METHODS))  # it gives the other scores too
+            if not self._scoring_methods or not self._scoring_methods[method].pending(self.datastore()):
+                return {}
+        try:
+            return super().async_scoring(method, params)
+        except requests.ConnectionError:
+            logger.info("No server to score the scans")
+            return {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from monai.bundle import ConfigParser
@@ -27,11 +28,13 @@ class Model:
         weights: file of the state dict of both networks.
         configs: layers of the inference config.
         version: identifies the model: its folder and when its training finished, or ``shipped``.
+        trained: when that was, in seconds since 1970; 0 for the shipped one.
     """
 
     weights: Path
     configs: tuple[Path, ...]
     version: str
+    trained: float = 0
 
     def parser(self, bundle: Path) -> ConfigParser:
         """The inference config of this model."""
@@ -58,7 +61,12 @@ def newest_model(settings: Settings) -> Model | None:
     except DataError:
         return shipped if shipped.weights.is_file() and shipped.labels(settings.bundle) == settings.labels else None
     finished = json.loads((folder / "run.json").read_text())["finished"]
-    model = Model(folder / "model.pt", (base, folder / "inference.json"), f"{folder.name}, {finished}")
+    model = Model(
+        folder / "model.pt",
+        (base, folder / "inference.json"),
+        f"{folder.name}, {finished}",
+        datetime.fromisoformat(finished).timestamp(),
+    )
     if model.labels(settings.bundle) != settings.labels:
         raise DataError(
             f"{folder}: trained for {model.labels(settings.bundle)}, but this server is started for {settings.labels}. "

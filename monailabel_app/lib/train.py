@@ -158,6 +158,7 @@ class SemiSupervisedTrainTask(BundleTrainTask):
         logger.info("Scans: %s", ", ".join(f"{len(cases)} {name}" for name, cases in sections.items()))
         datalist = self._write_datalist(sections)
         overrides.update(
+            stock_app=False,
             dataset_dir=str(datalist.parent),
             datalist_name=datalist.name,
             dataset_name=self.settings.name,

@@ -3,5 +3,6 @@
 
 from .spacing import LoneSpacingd
 from .start_weights import StartWeights
+from .stock_app import inference_setting, install_weights, studies_dataset
 
-__all__ = ["LoneSpacingd", "StartWeights"]
+__all__ = ["LoneSpacingd", "StartWeights", "inference_setting", "install_weights", "studies_dataset"]

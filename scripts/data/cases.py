@@ -38,6 +38,8 @@ class CaseCollection:
     labels: dict[int, str] | None = None
     test: list[Case] = field(default_factory=list)
     validation: list[Case] = field(default_factory=list)
+    modality: list[str] | None = None
+    """What the channels show, in the data set's own words, e.g. CT, T1, FLAIR; None where it does not say."""
     ordered: bool = False
     """Whether the order of the cases carries a meaning, as in the benchmark's lists."""
 
@@ -151,7 +153,15 @@ def _from_dataset_json(path: Path) -> CaseCollection:
         ) from error
     if not cases:
         raise DataError(f"{path}: no training cases. Check that imagesTr lies beside it.")
-    return CaseCollection(cases, names)
+    return CaseCollection(cases, names, modality=_modality(content))
+
+
+def _modality(content: dict[str, Any]) -> list[str] | None:
+    """Names of the channels, in their order, from nnU-Net's ``channel_names`` or the Decathlon's ``modality``."""
+    channels = content.get("channel_names") or content.get("modality")
+    if not isinstance(channels, dict):
+        return None
+    return [str(channels[key]) for key in sorted(channels, key=int)]
 
 
 def _label_names(labels: dict[str, Any]) -> dict[int, str]:

@@ -18,8 +18,6 @@ from .progress import is_main_process
 HOUNSFIELD_AIR = -500.0
 """Only CT has a dark end far below zero: air is at -1000 HU."""
 
-MODALITIES = ("CT", "other")
-
 logger = logging.getLogger(__name__)
 
 
@@ -83,11 +81,11 @@ def fingerprint(report: DataReport, modality: str | Sequence[str] | None = None)
 
     Args:
         report: from :func:`check_data`.
-        modality: ``CT`` or ``other``, one for all channels or one for each. Default: CT where the darkest 0.5 percent
-            of the scans lie below -500 (the median over scans), as only Hounsfield units do.
+        modality: of all channels, or of each: ``CT``, or anything else, e.g. ``MRI``. Default: CT where the darkest 0.5
+            percent of the scans lie below -500 (the median over scans), as only Hounsfield units do.
 
     Raises:
-        DataError: when the modality is unknown or does not fit the number of channels, or no scan is there to train on.
+        DataError: when the modalities are not as many as the channels, or no scan is there to train on.
 
     Example:
         >>> found = fingerprint(check_data(load_datalist("data/phantom/datalist.json")))
@@ -104,9 +102,10 @@ def fingerprint(report: DataReport, modality: str | Sequence[str] | None = None)
     extent = np.median([np.multiply(spacing, shape) for spacing, shape in grids], axis=0)
     channels = cases[0].channels
     named = [modality] * channels if modality is None or isinstance(modality, str) else list(modality)
-    if len(named) != channels or any(name is not None and name not in MODALITIES for name in named):
+    if len(named) != channels:
         raise DataError(
-            f"modality {modality!r}: the scans have {channels} channels. Name one of {', '.join(MODALITIES)} for each."
+            f"modality {modality!r}: the scans have {channels} channels. Name one for each, CT or anything else, in "
+            "the datalist or as --modality."
         )
     intensity = [_channel_intensity(cases, channel, name) for channel, name in enumerate(named)]
     found = Fingerprint(channels, _floats(spacing), _floats(extent), intensity)
@@ -133,8 +132,8 @@ def _channel_intensity(cases: Sequence[CaseReport], channel: int, modality: str 
     whole = [case.intensity[channel] for case in cases]
     if modality is None:
         modality = "CT" if np.median([found["low"] for found in whole]) < HOUNSFIELD_AIR else "other"
-    if modality != "CT":
-        return {"modality": modality}
+    if modality.upper() != "CT":
+        return {"modality": "other"}
     inside = [case.foreground[channel] for case in cases if case.foreground]
     found = {name: [entry[name] for entry in inside or whole] for name in ("low", "high", "mean", "deviation")}
     mean = float(np.mean(found["mean"]))

@@ -23,8 +23,8 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     The file is JSON: ``labels`` ``{"0": "background", "1": name, ...}``, ``training`` ``[{"image": path, "label":
     path}]`` and optionally ``unlabeled`` ``[{"image": path}]``, ``validation``, ``test``; paths are relative to the
     file. An ``image`` may be a list of files, one per channel, or a folder with one DICOM series; a benchmark HDF5 file
-    holds both, so its path serves for both. Other keys (``name``, ...) are for the reader. What the volumes hold is the
-    task of :func:`check_data`.
+    holds both, so its path serves for both. ``modality`` may list what the channels show, e.g. ``["CT"]``. Other keys
+    (``name``, ...) are for the reader. What the volumes hold is the task of :func:`check_data`.
 
     Args:
         path: the JSON file.
@@ -32,8 +32,8 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
             validation cases of its own keeps those, and all of its training cases.
 
     Returns:
-        ``labels`` ``{int: name}`` and the four sections, lists of ``{"image": path[, "label": path]}`` with absolute
-        paths (a list of paths for an image of several files).
+        ``labels`` ``{int: name}``, ``modality`` (a list, or None) and the four sections, lists of ``{"image": path[,
+        "label": path]}`` with absolute paths (a list of paths for an image of several files).
 
     Raises:
         DataError: with all that is wrong, each by file, cause and remedy.
@@ -62,7 +62,7 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     if problems:
         raise DataError(problems)
     _take_validation(path, sections, validation)
-    return {"labels": labels, **sections}
+    return {"labels": labels, "modality": _parse_modality(path, content.get("modality")), **sections}
 
 
 def image_files(case: dict[str, Any]) -> list[str]:
@@ -113,9 +113,15 @@ def _parse_labels(path: Path, content: dict[str, Any]) -> dict[int, str]:
     return dict(sorted(parsed.items()))
 
 
+def _parse_modality(path: Path, names: Any) -> list[str] | None:
+    if names is None or (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        return names
+    raise DataError(f'{path}: "modality" is {names!r}. Write one name for each channel, e.g. ["CT"], or leave it out.')
+
+
 def _refuse_unknown_sections(path: Path, content: dict[str, Any]) -> None:
     for key, value in content.items():
-        if key in SECTIONS or not isinstance(value, list):
+        if key in SECTIONS or key == "modality" or not isinstance(value, list):
             continue
         near = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.6)
         if not near and not any(isinstance(entry, dict) for entry in value):

@@ -62,7 +62,7 @@ def split_cases(
         progress: whether to show a bar while label files are read for their values.
 
     Returns:
-        A datalist: ``labels`` and the sections, with absolute paths.
+        A datalist: ``labels``, ``modality`` where a dataset.json names it, and the sections, with absolute paths.
 
     Raises:
         DataError: when the source cannot be used, has too few labelled cases, or an argument makes no sense.
@@ -112,7 +112,8 @@ def split_cases(
         logger.warning("%d cases without a label are left out: their patient is in another section.", dropped)
     value_names = _value_names(names) or found.labels or _names_from_files(sections, progress)
     entries = {section: [_entry(case) for case in cases] for section, cases in sections.items()}
-    return {"labels": {str(value): name for value, name in sorted(value_names.items())}, **entries}
+    modality = {"modality": found.modality} if found.modality else {}
+    return {"labels": {str(value): name for value, name in sorted(value_names.items())}, **modality, **entries}
 
 
 def write_datalist(datalist: dict[str, Any], path: str | os.PathLike, overwrite: bool = False) -> str:

@@ -345,7 +345,10 @@ class CaseMetrics:
         return sorted(unique.values(), key=lambda row: (row["image"], order[row["network"]], row["class"]))
 
     def _write(self) -> None:
-        with replace_file(self.output_dir / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
+        with (
+            replace_file(self.output_dir / "metrics.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)

@@ -129,7 +129,7 @@ def report_results(output_dir: str | os.PathLike, console: Console | None = None
     console = console or output_console()
     summary = json.loads((output_dir / "metrics.json").read_text())
     with replace_file(output_dir / "results.md") as temporary:
-        temporary.write_text(results_markdown(summary))
+        temporary.write_text(results_markdown(summary), encoding="utf-8")
     console.print(results_table(summary))
     console.print(f"Written to {output_dir.resolve()}:", highlight=False, soft_wrap=True)
     listing = Table(box=None, show_header=False, padding=(0, 2))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import itk
@@ -51,7 +52,9 @@ def write_slice(path: Path, pixels: np.ndarray, instance: int, height: float, se
     image.SetMetaDataDictionary(content)
     writer = itk.GDCMImageIO.New()
     writer.KeepOriginalUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     itk.imwrite(image, str(path), imageio=writer)
+    locale.setlocale(locale.LC_ALL, before)  # which GDCM sets to C when it writes
 
 
 def pancreas_case(root: Path, number: int, shape=(30, 26, 12), head_first=True, nbia=True) -> tuple:

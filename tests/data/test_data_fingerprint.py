@@ -101,10 +101,15 @@ def test_modality_of_each_channel():
     assert [entry["modality"] for entry in of(both, modality="other").intensity] == ["other", "other"]
 
 
-@pytest.mark.parametrize("modality", ["MRI", ["CT", "other"]])
-def test_modality_that_does_not_fit_is_named(modality):
-    with pytest.raises(DataError, match="the scans have 1 channels. Name one of CT, other"):
-        of(case((9, 9, 9), (1.0, 1.0, 1.0)), modality=modality)
+def test_modalities_as_data_sets_name_them():
+    for name, expected in (("MRI", "other"), ("T1gd", "other"), ("ct", "CT"), (["CT"], "CT")):
+        (entry,) = of(case((9, 9, 9), (1.0, 1.0, 1.0)), modality=name).intensity
+        assert entry["modality"] == expected
+
+
+def test_modality_that_does_not_fit_is_named():
+    with pytest.raises(DataError, match="the scans have 1 channels. Name one for each"):
+        of(case((9, 9, 9), (1.0, 1.0, 1.0)), modality=["CT", "other"])
 
 
 def test_nothing_to_train_on():

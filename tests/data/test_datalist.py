@@ -39,7 +39,7 @@ def test_paths_become_absolute_and_missing_sections_empty(folder):
     assert found["training"][0] == {"image": str(folder / "a.nii.gz"), "label": str(folder / "a_label.nii.gz")}
     assert found["unlabeled"] == [{"image": str(folder / "d.nii.gz")}]
     assert found["validation"] == found["test"] == []
-    assert set(found) == {"labels", "training", "unlabeled", "validation", "test"}
+    assert set(found) == {"labels", "modality", "training", "unlabeled", "validation", "test"}
 
 
 def test_relative_to_the_datalist_not_to_the_working_directory(folder, monkeypatch):
@@ -173,3 +173,11 @@ def test_the_real_datalists(shared_data):
     for name, expected in counts.items():
         found = load_datalist(shared_data / name)
         assert (len(found["training"]), len(found["unlabeled"]), len(found["test"])) == expected
+
+
+def test_modality_is_carried_or_refused(folder):
+    assert load_datalist(write(folder, sound()))["modality"] is None
+    assert load_datalist(write(folder, sound(modality=["CT", "PET"])))["modality"] == ["CT", "PET"]
+    for wrong in ("CT", [], {"0": "CT"}, [1]):
+        with pytest.raises(DataError, match='datalist.json: "modality" is .* Write one name for each channel'):
+            load_datalist(write(folder, sound(modality=wrong)))

@@ -173,10 +173,19 @@ def test_mac_leftovers_are_no_scans(tmp_path):
 def test_decathlon_dataset_json(tmp_path):
     make(tmp_path, ["h_001", "h_003"], image="imagesTr/{}.nii.gz", label="labelsTr/{}.nii.gz")
     entries = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("h_001", "h_003")]
-    content = {"labels": {"0": "background", "1": "Anterior"}, "training": entries, "test": ["./imagesTs/h_002.nii.gz"]}
+    content = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "Anterior"},
+        "training": entries,
+        "test": ["./imagesTs/h_002.nii.gz"],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     datalist = split_quietly(tmp_path, labeled=1)
-    assert datalist["labels"]["1"] == "Anterior" and len(datalist["training"]) == len(datalist["unlabeled"]) == 1
+    assert (
+        datalist["labels"]["1"] == "Anterior"
+        and datalist["modality"] == ["MRI"]
+        and len(datalist["training"]) == len(datalist["unlabeled"]) == 1
+    )
 
 
 def test_nnunet_dataset_json_with_two_channels(tmp_path):
@@ -189,7 +198,7 @@ def test_nnunet_dataset_json_with_two_channels(tmp_path):
     }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     datalist = split_quietly(tmp_path / "dataset.json")
-    assert datalist["labels"] == {"0": "background", "1": "tumour"}
+    assert datalist["labels"] == {"0": "background", "1": "tumour"} and datalist["modality"] == ["T1", "T2"]
     assert [Path(file).name for file in datalist["training"][0]["image"]][0].endswith("_0000.nii.gz")
     assert len(datalist["training"]) == 2 and len(datalist["training"][0]["image"]) == 2
 

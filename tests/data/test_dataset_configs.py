@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' configs: from a raw release to a trained model, on small scans with the releases' structure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, run
+from monai.inferers.utils import _get_scan_interval
+from monai.transforms import Compose
+
+from scripts.data import prepare_release
+
+sys.path.insert(0, str(Path(__file__).parent))
+from releases import atrial_case, brain_case, pancreas_case  # noqa: E402
+
+SMALL = {
+    "max_epochs": 1,
+    "epoch_length": 2,
+    "base_channels": 4,
+    "tensorboard": False,
+    "datalist_name": "datalist_2.json",
+}
+
+
+def parser(bundle_root, *names) -> ConfigParser:
+    found = ConfigParser()
+    found.read_config([str(bundle_root / "configs" / f"{name}.json") for name in names])
+    return found
+
+
+def raw(dataset: str, folder: Path) -> Path:
+    names = []
+    for number in range(1, 6):
+        name = {"pancreas": f"image{number:04d}", "brats2019": f"BraTS19_{number}"}.get(dataset, f"CASE{number}")
+        if dataset == "pancreas":
+            pancreas_case(folder, number)
+        elif dataset == "brats2019":
+            brain_case(folder, name, seed=number)
+        else:
+            atrial_case(folder / name, shape=(24, 22, 16), seed=number)
+        names.append(name)
+    (folder / "train.list").write_text("\n".join(names[:4]))
+    (folder / "test.list").write_text(names[4])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", [False, True])
+@pytest.mark.parametrize("dataset", ["left_atrium", "pancreas", "brats2019"])
+def test_raw_release_to_model_and_prediction(bundle_root, tmp_path, monkeypatch, dataset, benchmark):
+    from scripts.data import prepare as module
+
+    release = module.RELEASES[dataset]
+    monkeypatch.setitem(module.RELEASES, dataset, type(release)(**{**vars(release), "labeled": (2,)}))
+    data = tmp_path / "data"
+    prepare_release(dataset, raw(dataset, tmp_path / "raw"), data, benchmark=benchmark, progress=False)
+    files = [str(bundle_root / "configs" / f"{name}.json") for name in ("train", f"datasets/{dataset}", "recipes/cpu")]
+    runs = tmp_path / "runs"
+    run(
+        run_id="training",
+        config_file=files,
+        bundle_root=str(bundle_root),
+        dataset_dir=str(data),
+        runs_dir=str(runs),
+        **SMALL,
+    )
+    folder = runs / f"{dataset}_dual_network_seed0"
+    scores = json.loads((folder / "metrics.json").read_text())["networks"]["ensemble"]["classes"]
+    assert list(scores) == [release.classes[1]]
+    scan = next((data / "images").iterdir())
+    files = [str(bundle_root / "configs" / "inference.json"), str(folder / "inference.json")]
+    run(
+        run_id="run",
+        config_file=files,
+        bundle_root=str(bundle_root),
+        dataset_dir=str(scan),
+        output_dir=str(tmp_path / "out"),
+    )
+    (result,) = (tmp_path / "out").iterdir()
+    assert nibabel.load(result).shape == nibabel.load(scan).shape
+
+
+def test_pancreas_intensities(bundle_root):
+    """Hounsfield units are clipped to soft tissue; what the benchmark has normalised already hardly changes."""
+    intensity = parser(bundle_root, "train", "datasets/pancreas").get_parsed_content("intensity")
+    assert isinstance(intensity, Compose)
+    hounsfield = torch.linspace(-1000, 1000, 4000).reshape(1, 10, 20, 20)
+    found = intensity({"image": hounsfield.clone()})["image"]
+    assert float(found.mean()) == pytest.approx(0, abs=1e-5) and float(found.std()) == pytest.approx(1, abs=1e-3)
+    kept = (hounsfield > -125) & (hounsfield < 275)
+    assert bool((found[hounsfield < -125] == found.min()).all()) and bool(
+        (found[hounsfield > 275] == found.max()).all()
+    )
+    assert len(found[kept].unique()) == int(kept.sum())
+    again = intensity({"image": found.clone()})["image"]
+    assert torch.allclose(again, found, atol=1e-4)
+
+
+def test_brain_intensities_are_those_of_the_brain(bundle_root):
+    intensity = parser(bundle_root, "train", "datasets/brats2019").get_parsed_content("intensity")
+    image = torch.zeros(1, 8, 8, 8)
+    image[:, 2:6, 2:6, 2:6] = 300 + 50 * torch.randn(1, 4, 4, 4)
+    found = intensity({"image": image.clone()})["image"]
+    assert float(found[image > 0].mean()) == pytest.approx(0, abs=1e-4) and bool((found[image == 0] == 0).all())
+
+
+@pytest.mark.parametrize(("dataset", "stride"), [("pancreas", 16), ("brats2019", 64)])
+def test_the_papers_patch_spacing_and_stride(bundle_root, dataset, stride):
+    config = parser(bundle_root, "train", f"datasets/{dataset}", "recipes/paper")
+    patch = config.get_parsed_content("patch_size")
+    assert list(patch) == [96, 96, 96] and config.get_parsed_content("spacing") == [1.0, 1.0, 1.0]
+    overlap = config.get_parsed_content("overlap")
+    assert _get_scan_interval([200] * 3, patch, 3, [overlap] * 3) == (stride,) * 3
+
+
+@pytest.mark.parametrize("name", ["left_atrium", "pancreas", "brats2019", "hippocampus", "folder"])
+def test_every_data_set_has_what_the_recipes_ask_for(bundle_root, name):
+    content = json.loads((bundle_root / "configs" / "datasets" / f"{name}.json").read_text())
+    assert {"spacing", "patch_size", "base_channels", "max_epochs"} == set(content["cpu"])
+    assert set(content["paper"]) == {"overlap"}
+    if name != "folder":
+        assert all(np.mod(content["cpu"]["patch_size"], 32) == 0) and all(np.mod(content["patch_size"], 16) == 0)

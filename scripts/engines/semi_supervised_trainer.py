@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from ..data.two_streams import TwoStreams
 from ..methods import Method
+from ..networks import MovingAverage
 
 __all__ = ["SemiSupervisedTrainer", "StreamKeys", "named_losses"]
 
@@ -52,6 +53,7 @@ class SemiSupervisedTrainer(Trainer):
         unlabeled_data_loader: unlabelled stream (``image`` alone), or None: the run is supervised then, and says so.
         epoch_length: steps per epoch; the loaders cycle. Default: the length of the longer loader.
         seed: seed of the run.
+        average: moving average of the network, updated after every step, or None.
         max_grad_norm: clip the gradient's global L2 norm to this value; None: no clipping.
         inferer: how a batch passes the network, default ``SimpleInferer``.
         non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics,
@@ -73,6 +75,7 @@ class SemiSupervisedTrainer(Trainer):
         unlabeled_data_loader: DataLoader | None = None,
         epoch_length: int | None = None,
         seed: int = 0,
+        average: MovingAverage | None = None,
         max_grad_norm: float | None = None,
         inferer: Inferer | None = None,
         non_blocking: bool = False,
@@ -120,6 +123,7 @@ class SemiSupervisedTrainer(Trainer):
         self.optimizer = optimizer
         self.method = method.to(self.state.device)
         self.inferer = SimpleInferer() if inferer is None else inferer
+        self.average = None if average is None else average.to(self.state.device)
         self.max_grad_norm = max_grad_norm
         self.optim_set_to_none = optim_set_to_none
         self.state.seed = seed
@@ -176,6 +180,8 @@ class SemiSupervisedTrainer(Trainer):
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(getattr(self.network, "module", self.network))
 
 
 def named_losses(output: dict[str, torch.Tensor]) -> dict[str, float]:

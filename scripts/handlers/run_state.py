@@ -23,7 +23,7 @@ class RunState:
     Attach it last: it saves what the epoch's other handlers (validation, learning rate) left. In ``output_dir``:
 
     - ``last.pt``: after every ``interval`` epochs, all that the rest of the run depends on; found, it is resumed.
-    - ``model_best.pt``: the network with the best validation metric so far, where there is a validator.
+    - ``model_best.pt``: the network to use at its best validation metric so far, where there is a validator.
     - ``model.pt``: at the end, the network to use: the best on validation if there was one, else the last.
     - ``model.json``: which epoch ``model.pt`` is from and how it was chosen.
 
@@ -37,6 +37,8 @@ class RunState:
         validator: evaluator whose key metric chooses the best epoch, larger is better; None: the last epoch is used.
         patience: stop when the best epoch is this many epochs ago; None: train to the end.
         interval: epochs between two checkpoints.
+        network_to_use: network whose weights are for use, such as a moving average of ``network`` (which is then also
+            in ``state``); default: ``network``.
 
     Raises:
         ValueError: when ``patience`` is given without a ``validator``.
@@ -50,10 +52,12 @@ class RunState:
         validator: Engine | None = None,
         patience: int | None = None,
         interval: int = 1,
+        network_to_use: torch.nn.Module | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = getattr(network, "module", network)
-        self.state = dict(state)
+        self.network_to_use = self.network if network_to_use is None else network_to_use
+        self.state = {name: item for name, item in state.items() if item is not None}
         self.validator = validator
         if patience is not None and validator is None:
             raise ValueError(
@@ -123,10 +127,10 @@ class RunState:
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()  # the first rank may still be writing the file
             saved = torch.load(self.output_dir / "model_best.pt", map_location=engine.state.device, weights_only=True)
-            self.network.load_state_dict(saved)
+            self.network_to_use.load_state_dict(saved)
         if engine.state.rank != 0:
             return
-        _save(self.network.state_dict(), self.output_dir / "model.pt")
+        _save(self.network_to_use.state_dict(), self.output_dir / "model.pt")
         record = {
             "chosen": f"best {self.validator.state.key_metric_name} on validation" if chosen_best else "last epoch",
             "epoch": self.best["epoch"] if chosen_best else engine.state.epoch,
@@ -154,7 +158,7 @@ class RunState:
         if self.best["epoch"] is None or metric > self.best["metric"]:
             self.best = {"epoch": engine.state.epoch, "metric": metric}
             if engine.state.rank == 0:
-                _save(self.network.state_dict(), self.output_dir / "model_best.pt")
+                _save(self.network_to_use.state_dict(), self.output_dir / "model_best.pt")
 
 
 def _save(content: Any, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 
+import torch
 from monai.utils import CommonKeys as Keys
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from ..losses import (
     SigmoidRamp,
 )
 from ..networks import DualOutput
+from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
 from .method import Method, forward_jointly
 
 __all__ = ["DualNetworkMethod"]
@@ -38,12 +40,18 @@ class DualNetworkMethod(Method):
         contrastive: L_con for network a; network b gets an independent copy with prototypes of its own.
         contrastive_weight: lambda_c.
         ramp: w(t), callable from progress in [0, 1] to a factor in [0, 1] on all unlabelled terms.
-        decay_drop_fraction: let the fraction of voxels that the entropy filter drops shrink linearly to 0 over
-            the training
-            (Wang et al., U2PL, CVPR 2022).
+        decay_drop_fraction: let the fraction of voxels that the entropy filter drops shrink linearly to 0 over the
+            training (Wang et al., U2PL, CVPR 2022).
+        copy_paste: not in the paper: a further term, on images mixed from a labelled and an unlabelled one (Bai et
+            al., CVPR 2023, arXiv 2305.00673), pseudo-labelled by both teachers together. None: without.
+        copy_paste_loss: loss of (logits, :class:`MixedBatch`).
+        copy_paste_weight: its weight, of each network.
+        teacher: moving average of the dual network; it runs without dropout.
+        teacher_confidence: pseudo-labels count where the teachers' mean probability is at least this.
 
     Raises:
-        ValueError: when ``contrastive`` is given without ``consistency``, whose entropy filter it needs.
+        ValueError: when ``contrastive`` is given without ``consistency``, whose entropy filter it needs, or
+            ``copy_paste`` without ``teacher``.
     """
 
     def __init__(
@@ -56,12 +64,19 @@ class DualNetworkMethod(Method):
         contrastive_weight: float = 0.1,
         ramp: Callable[[float], float] | None = None,
         decay_drop_fraction: bool = False,
+        copy_paste: CopyPaste | None = None,
+        copy_paste_loss: CopyPasteLoss | None = None,
+        copy_paste_weight: float = 1.0,
+        teacher: nn.Module | None = None,
+        teacher_confidence: float = 0.0,
     ) -> None:
         super().__init__()
         if contrastive is not None and consistency is None:
             raise ValueError(
                 "contrastive needs consistency: its entropy filter tells reliable voxels from unreliable ones"
             )
+        if copy_paste is not None and teacher is None:
+            raise ValueError("copy_paste needs a teacher for its pseudo-labels: give it the moving average's module.")
         self.supervised = supervised
         self.rectification = rectification
         self.rectification_weight = rectification_weight
@@ -72,6 +87,11 @@ class DualNetworkMethod(Method):
         self.ramp = SigmoidRamp() if ramp is None else ramp
         self.decay_drop_fraction = decay_drop_fraction
         self._drop_fraction = 0.0 if consistency is None else consistency.labeler.drop_fraction
+        self.copy_paste = copy_paste
+        self.copy_paste_loss = CopyPasteLoss() if copy_paste_loss is None else copy_paste_loss
+        self.copy_paste_weight = copy_paste_weight
+        self.teacher = teacher
+        self.teacher_confidence = teacher_confidence
 
     def forward(
         self,
@@ -80,13 +100,19 @@ class DualNetworkMethod(Method):
         unlabeled: Mapping[str, Tensor] | None,
         progress: float,
     ) -> dict[str, Tensor]:
-        on_labeled, on_unlabeled = forward_jointly(network, labeled, unlabeled)
+        mixed = None if unlabeled is None or self.copy_paste is None else self._mix(labeled, unlabeled)
+        images_of_mixed = None if mixed is None else {Keys.IMAGE: mixed.image}
+        on_labeled, on_unlabeled, on_mixed = forward_jointly(network, labeled, unlabeled, images_of_mixed)
         losses = self._labeled_losses(on_labeled, labeled[Keys.LABEL])
-        if on_unlabeled is not None and self.consistency is not None:
-            weight = self.ramp(progress)
-            for name, loss in self._unlabeled_losses(on_unlabeled, progress).items():
-                losses[name] = weight * loss
-        return losses
+        if on_unlabeled is None:
+            return losses
+        unlabeled_losses = {} if self.consistency is None else self._unlabeled_losses(on_unlabeled, progress)
+        if mixed is not None:
+            for name, output in zip(("a", "b"), on_mixed, strict=True):
+                loss = self.copy_paste_loss(output.logits, mixed)
+                unlabeled_losses[f"copy_paste_{name}"] = self.copy_paste_weight * loss
+        weight = self.ramp(progress)
+        return losses | {name: weight * loss for name, loss in unlabeled_losses.items()}
 
     def _labeled_losses(self, output: DualOutput, label: Tensor) -> dict[str, Tensor]:
         logits_a, logits_b = output.a.logits, output.b.logits
@@ -109,3 +135,14 @@ class DualNetworkMethod(Method):
             losses["contrastive_a"] = weight * self.contrastive_a(output.a.features, logits_a, labels, reliable)
             losses["contrastive_b"] = weight * self.contrastive_b(output.b.features, logits_b, labels, reliable)
         return losses
+
+    @torch.no_grad()
+    def _mix(self, labeled: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> MixedBatch:
+        self.teacher.eval()  # no dropout, and running statistics that only the average of the student's moves
+        taught = self.teacher(unlabeled[Keys.IMAGE])
+        probabilities = (taught.a.logits.float().softmax(1) + taught.b.logits.float().softmax(1)) / 2
+        confidence, pseudo_labels = probabilities.max(1, keepdim=True)
+        reliable = confidence >= self.teacher_confidence
+        self.observe_pseudo_labels(pseudo_labels, reliable, probabilities.shape[1])
+        image, label = labeled[Keys.IMAGE], labeled[Keys.LABEL]
+        return self.copy_paste(image, label, unlabeled[Keys.IMAGE], pseudo_labels, reliable)

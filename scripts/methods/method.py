@@ -64,20 +64,18 @@ def class_share(labels: Tensor, num_classes: int) -> Tensor:
     return torch.stack([(labels == c).float().mean() for c in range(num_classes)])
 
 
-def split_joint_output(output: DualOutput, labeled_count: int) -> tuple[DualOutput, DualOutput]:
-    """Split the output for a joint batch into its labelled (first ``labeled_count`` items) and unlabelled parts."""
-
-    def part(items: slice) -> DualOutput:
-        return DualOutput(*(type(member)(*(tensor[items] for tensor in member)) for member in output))
-
-    return part(slice(None, labeled_count)), part(slice(labeled_count, None))
-
-
 def forward_jointly(
-    network: Callable[[Tensor], DualOutput], labeled: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor] | None
-) -> tuple[DualOutput, DualOutput | None]:
-    """One forward pass over labelled and unlabelled images together, so that normalisation layers see both."""
-    if unlabeled is None:
-        return network(labeled[Keys.IMAGE]), None
-    images = torch.cat([labeled[Keys.IMAGE], unlabeled[Keys.IMAGE]])
-    return split_joint_output(network(images), len(labeled[Keys.IMAGE]))
+    network: Callable[[Tensor], DualOutput], *batches: Mapping[str, Tensor] | None
+) -> list[DualOutput | None]:
+    """One forward pass over the images of several batches, so that normalisation layers see all; None stays None."""
+    images = [batch[Keys.IMAGE] for batch in batches if batch is not None]
+    parts = iter(_split(network(torch.cat(images)), [len(image) for image in images]))
+    return [None if batch is None else next(parts) for batch in batches]
+
+
+def _split(output: DualOutput, counts: list[int]) -> list[DualOutput]:
+    """Undo the concatenation of batches of these lengths."""
+    members = [
+        [type(member)(*pair) for pair in zip(*(t.split(counts) for t in member), strict=True)] for member in output
+    ]
+    return [DualOutput(*pair) for pair in zip(*members, strict=True)]

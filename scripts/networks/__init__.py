@@ -3,6 +3,7 @@
 
 from .dual import DualEnsemble, DualNetwork, DualOutput, SubnetOutput
 from .features import WithFeatures
+from .moving_average import MovingAverage
 from .resnet_vnet import ResNetVNet
 from .vnet import VNet
 
@@ -10,6 +11,7 @@ __all__ = [
     "DualEnsemble",
     "DualNetwork",
     "DualOutput",
+    "MovingAverage",
     "ResNetVNet",
     "SubnetOutput",
     "VNet",

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network whose weights follow those of the one that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["MovingAverage"]
+
+
+class MovingAverage(AveragedModel):
+    """
+    Exponential moving average of a network's parameters and running statistics: a teacher, or the network to use.
+
+    After update n (counted from 0) the average is ``decay_n * average + (1 - decay_n) * network`` with
+    ``decay_n = min(1 - 1 / (n + 1), decay)``, so that it starts as the plain mean. Its parameters take no gradient.
+
+    Tarvainen and Valpola, "Mean teachers are better role models", NIPS 2017; the warm-up is that of Yu et al., UA-MT,
+    MICCAI 2019. Running statistics of batch normalisation are averaged as well, so that they fit the averaged weights.
+
+    Example:
+        >>> import torch
+        >>> from scripts.networks import MovingAverage
+        >>> network = torch.nn.Linear(1, 1)
+        >>> average = MovingAverage(network, decay=0.99)
+        >>> average.update_parameters(network)
+        >>> bool((average.module.weight == network.weight).all())
+        True
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.99) -> None:
+        """
+        Args:
+            network: the network to follow; ``module`` is a copy of it.
+            decay: weight of the past, in [0, 1).
+
+        Raises:
+            ValueError: When ``decay`` is not in [0, 1).
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and less than 1, got {decay}.")
+        self.decay = decay
+        super().__init__(network, multi_avg_fn=self._average, use_buffers=True)
+        self.module.requires_grad_(False)
+
+    @torch.no_grad()
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(1 - 1 / (int(count) + 1), self.decay)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:  # counters, such as the number of batches that a normalisation layer has seen
+            torch._foreach_copy_(averaged, current)

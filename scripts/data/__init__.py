@@ -9,11 +9,19 @@ from .data_fingerprint import Fingerprint, fingerprint
 from .datalist import SECTIONS, load_datalist
 from .decathlon import prepare_decathlon
 from .errors import DataError
-from .locations import check_patch_size, find_datalist, find_images, find_weights
+from .locations import (
+    check_patch_size,
+    claim_folder,
+    find_datalist,
+    find_images,
+    find_weights,
+    prediction_name,
+)
 from .normalize_by_modality import NormalizeByModalityd
 from .phantom import phantom_case, phantom_dataset
 from .prepare import prepare_release
 from .readers import H5Reader
+from .save_segmentation import SaveSegmentationd
 from .split import split_cases, write_datalist
 from .two_streams import TwoStreams
 from .volumes import Volume, open_volume
@@ -28,10 +36,12 @@ __all__ = [
     "Fingerprint",
     "H5Reader",
     "NormalizeByModalityd",
+    "SaveSegmentationd",
     "TwoStreams",
     "Volume",
     "check_data",
     "check_patch_size",
+    "claim_folder",
     "collect_cases",
     "convert_scans",
     "find_datalist",
@@ -43,6 +53,7 @@ __all__ = [
     "open_volume",
     "phantom_case",
     "phantom_dataset",
+    "prediction_name",
     "prepare_decathlon",
     "prepare_release",
     "report_data_errors_briefly",

@@ -75,10 +75,11 @@ def collect_cases(source: str | os.PathLike, labels: str | os.PathLike | None = 
 
 def case_name(file: str | os.PathLike) -> str:
     """Name of a case: its file's name without the suffix and endings such as ``_seg`` or ``_0000``."""
-    return _ROLE.sub("", _stem(file))
+    return _ROLE.sub("", scan_stem(file))
 
 
-def _stem(file: str | os.PathLike) -> str:
+def scan_stem(file: str | os.PathLike) -> str:
+    """Name of a scan's file without its suffix; of a DICOM series the folder's name."""
     name = Path(file).name
     suffix = next((suffix for suffix in SCAN_SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
@@ -104,7 +105,7 @@ def _from_folder(source: Path, labels: Path | None) -> list[Case]:
             )
     image_files = scans_in(images)
     if labels is None:  # both in one folder, told apart by their endings
-        label_files = [file for file in image_files if _LABEL_ROLE.search(_stem(file))]
+        label_files = [file for file in image_files if _LABEL_ROLE.search(scan_stem(file))]
         image_files = [file for file in image_files if file not in label_files]
     else:
         label_files = scans_in(labels)
@@ -185,12 +186,12 @@ def _nnunet_cases(root: Path, content: dict[str, Any]) -> list[Case]:
 def _decathlon_case(root: Path, entry: dict[str, str]) -> Case:
     image, label = root / entry["image"], root / entry["label"]
     if not image.is_file():  # nnU-Net, version 1, lists images without their channel
-        channels = sorted(image.parent.glob(f"{_stem(image)}_[0-9][0-9][0-9][0-9].nii.gz"))
+        channels = sorted(image.parent.glob(f"{scan_stem(image)}_[0-9][0-9][0-9][0-9].nii.gz"))
         if not channels:
             raise DataError(f"{image}: no such file, though dataset.json lists it. Unpack the data set again.")
         files = [str(file) for file in channels]
-        return Case(_stem(image), files if len(files) > 1 else files[0], str(label))
-    return Case(_stem(image), str(image), str(label))
+        return Case(scan_stem(image), files if len(files) > 1 else files[0], str(label))
+    return Case(scan_stem(image), str(image), str(label))
 
 
 def _from_list(path: Path) -> CaseCollection:

@@ -13,7 +13,7 @@ from monai.transforms import LoadImage
 from .cases import SCAN_SUFFIXES
 from .errors import DataError
 from .progress import track
-from .readers import DATASET_MARK, H5_SUFFIXES, H5Reader
+from .readers import BENCHMARK_FILE, DATASET_MARK, H5_SUFFIXES, H5Reader
 from .volumes import open_volume
 from .whole_file import save_nifti
 
@@ -92,7 +92,7 @@ def _scans_below(source: Path) -> list[Path]:
 def _targets(source: Path, scan: Path) -> list[tuple[Path, str]]:
     """(file to write, relative to the output folder; what to read) for one scan."""
     if scan.name.lower().endswith(H5_SUFFIXES):
-        name = scan.parent.name if scan.name == "mri_norm2.h5" else scan.stem
+        name = scan.parent.name if scan.name == BENCHMARK_FILE else scan.stem
         roles = ["image"] + (["label"] if _has_label(scan) else [])
         return [(Path(f"{role}s", f"{name}.nii.gz"), f"{scan}{DATASET_MARK}{role}") for role in roles]
     below = scan.relative_to(source).parent if scan != source else Path()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmark_crop import crop_to_label
-from .readers import BENCHMARK_SPACING
+from .readers import BENCHMARK_FILE, BENCHMARK_SPACING
 from .release import Release, Scan, read_structure, read_voxels, standardize
 
 PATCH_SIZE = (112, 112)
@@ -40,7 +40,7 @@ def prepare_for_benchmark(scan: Scan, name: str) -> Scan:
     draw = np.random.default_rng(zlib.crc32(name.encode()))
     margins = [(int(before), int(behind)) for before, behind in draw.integers(*MARGINS, size=(2, 2))]
     image, label = crop_to_label(standardize(scan.image), scan.label, PATCH_SIZE, margins)
-    return Scan(image, label, np.diag([*BENCHMARK_SPACING["mri_norm2.h5"], 1.0]))
+    return Scan(image, label, np.diag([*BENCHMARK_SPACING[BENCHMARK_FILE], 1.0]))
 
 
 LEFT_ATRIUM = Release(

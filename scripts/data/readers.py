@@ -17,8 +17,10 @@ from .errors import DataError
 
 H5_SUFFIXES = (".h5", ".hdf5")
 DATASET_MARK = "::"
-BENCHMARK_SPACING = {"mri_norm2.h5": (0.625, 0.625, 0.625)}
-"""Voxel size in mm by file name: the left atrium's files have a name of their own; all others are at 1 mm."""
+BENCHMARK_FILE = "mri_norm2.h5"
+"""The left atrium's files, one in each case's folder."""
+BENCHMARK_SPACING = {BENCHMARK_FILE: (0.625, 0.625, 0.625)}
+"""Voxel size in mm by file name; all others are at 1 mm."""
 
 
 class H5Reader(ImageReader):

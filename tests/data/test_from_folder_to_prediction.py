@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 from monai.bundle import run
+from monai.data import MetaTensor
 
+from scripts.data import DataError, SaveSegmentationd
 from scripts.data.cli import main
 
 SMALL = {"max_epochs": 1, "epoch_length": 2, "base_channels": 4, "tensorboard": False}
@@ -88,3 +93,50 @@ def test_two_channels_four_classes_thick_slices_and_ct(bundle_root, tmp_path):
     assert override["in_channels"] == 2 and set(override["labels"].values()) == set(names)
     assert [channel["modality"] for channel in override["intensity_channels"]] == ["CT", "other"]
     assert override["spacing"] == [1.0, 3.0, 1.0] and override["patch_size"] == [32, 32, 32]
+    scans = tmp_path / "in"
+    scans.mkdir()
+    for file in (tmp_path / "data" / "imagesTr").glob("case[05]_*"):
+        shutil.copy(file, scans)
+    channels = [nibabel.load(scans / f"case5_{channel:04d}.nii.gz") for channel in (0, 1)]
+    both = np.stack([np.asarray(channel.dataobj) for channel in channels], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(both, affine), scans / "together.nii.gz")
+    results = infer(bundle_root, folder, scans, tmp_path / "out")
+    assert [path.name for path in results] == [f"{name}_seg.nii.gz" for name in ("case0", "case5", "together")]
+    found = [nibabel.load(path) for path in results]
+    assert all(np.allclose(result.affine, affine, atol=1e-5) and result.shape == label.shape for result in found)
+    assert (np.asarray(found[1].dataobj) == np.asarray(found[2].dataobj)).all()  # however the channels are stored
+    (scans / "case0_0001.nii.gz").write_bytes(b"")
+    with pytest.raises(Exception) as caught:
+        infer(bundle_root, folder, scans, tmp_path / "second")
+    assert "case0_0001.nii.gz: 0 bytes. Copy or download it again." in str(caught.value.__cause__)
+    assert list((tmp_path / "second").iterdir()) == []
+
+
+def test_benchmark_file_to_prediction(bundle_root, shared_data, tmp_path):
+    """The shipped model on HDF5, as it is; the result has the case's name, not that of its file."""
+    (tmp_path / "in" / "CASE").mkdir(parents=True)
+    with h5py.File(tmp_path / "in" / "CASE" / "mri_norm2.h5", "w") as file:
+        source = shared_data / "left_atrium" / "h5" / "FGM5NIWN3URY4HF4WNUW" / "mri_norm2.h5"
+        with h5py.File(source) as whole:
+            file["image"] = whole["image"][40:104, 30:94, 10:58]
+    files = str(bundle_root / "configs" / "inference.json")
+    options = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+    run(run_id="run", config_file=files, bundle_root=str(bundle_root), **options)
+    (result,) = (tmp_path / "out").iterdir()
+    assert result.name == "CASE_seg.nii.gz" and nibabel.load(result).shape == (64, 64, 48)
+    assert np.diag(nibabel.load(result).affine)[:3].tolist() == [0.625] * 3
+    assert nibabel.load(result).get_data_dtype() == np.uint8
+
+
+def test_a_full_disk_leaves_no_half_segmentation(tmp_path):
+    segmentation = MetaTensor(torch.randint(0, 4, (1, 40, 40, 40)), meta={"filename_or_obj": "in/a.nii.gz"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes: writing more fails, as on a full disk
+    try:
+        with pytest.raises(DataError, match="a_seg.nii.gz: cannot be written .File too large.. .* make room"):
+            SaveSegmentationd("pred", str(tmp_path))({"pred": segmentation})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    SaveSegmentationd("pred", str(tmp_path))({"pred": segmentation})
+    assert (np.asarray(nibabel.load(tmp_path / "a_seg.nii.gz").dataobj) == segmentation[0].numpy()).all()

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user typed becomes files, or one line that says what to type."""
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 
-from scripts.data import DataError, check_patch_size, find_datalist, find_images, find_weights
+from scripts.data import (
+    DataError,
+    check_patch_size,
+    claim_folder,
+    find_datalist,
+    find_images,
+    find_weights,
+    prediction_name,
+)
 
 
 def test_a_datalist_is_found_in_its_folder(tmp_path):
@@ -29,13 +39,74 @@ def test_a_missing_folder_and_a_missing_datalist_are_told_apart(tmp_path):
 
 
 def test_images_are_scans_and_dicom_folders_sorted_by_name(tmp_path):
-    for name in ("c.nrrd", "a.nii.gz", "b.MHA", "notes.txt", ".hidden"):
+    for name in ("c.nrrd", "a.nii.gz", "b.MHA", "notes.txt", ".hidden", "._a.nii.gz"):
         (tmp_path / name).write_text("")
     for folder, file in (("series", "1.dcm"), ("empty", "readme.md")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("")
     found = [case["image"] for case in find_images(str(tmp_path))]
     assert found == [str(tmp_path / name) for name in ("a.nii.gz", "b.MHA", "c.nrrd", "series")]
+
+
+def test_benchmark_files_are_scans_too(tmp_path):
+    (tmp_path / "CASE").mkdir()
+    for name in ("CASE/mri_norm2.h5", "image0001_norm.h5"):
+        (tmp_path / name).write_text("")
+    found = [case["image"] for case in find_images(str(tmp_path))]
+    assert found == [f"{tmp_path}/CASE/mri_norm2.h5::image", f"{tmp_path}/image0001_norm.h5::image"]
+    assert find_images(f"{tmp_path}/CASE/mri_norm2.h5") == [{"image": found[0]}]
+    assert [prediction_name(image) for image in found] == ["CASE", "image0001_norm"]
+
+
+def test_channels_in_several_files_are_one_scan(tmp_path):
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_2019_0000.mha", "b_2019_0001.mha", "both.nii.gz"):
+        (tmp_path / name).write_text("")
+    found = [case["image"] for case in find_images(str(tmp_path), channels=2)]
+    assert found == [
+        [str(tmp_path / "a_0000.nii.gz"), str(tmp_path / "a_0001.nii.gz")],
+        [str(tmp_path / "b_2019_0000.mha"), str(tmp_path / "b_2019_0001.mha")],
+        str(tmp_path / "both.nii.gz"),
+    ]
+    assert prediction_name(found[0][0]) == "a" and prediction_name(found[1][0]) == "b_2019"
+    (tmp_path / "a_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match="a_0001.nii.gz: no such file; the network takes 2 channels"):
+        find_images(str(tmp_path), channels=2)
+    (tmp_path / "a_0000.nii.gz").rename(tmp_path / "a_0001.nii.gz")
+    with pytest.raises(DataError, match="a_0001.nii.gz: a channel without its first one, named _0000"):
+        find_images(str(tmp_path), channels=2)
+
+
+@pytest.mark.parametrize("names", [("a.nii.gz", "a.nrrd"), ("a.mha", "a_0000.mha"), ("a.h5", "a.nii")])
+def test_results_never_replace_each_other(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match="its result would replace that of .* Rename one of them"):
+        find_images(str(tmp_path))
+
+
+def test_a_dot_in_the_name_of_a_series_is_no_suffix(tmp_path):
+    for folder in ("patient.1", "patient.2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.dcm").write_text("")
+    names = [prediction_name(case["image"]) for case in find_images(str(tmp_path))]
+    assert names == ["patient.1", "patient.2"]
+
+
+def test_a_folder_for_results_is_made_or_refused_before_any_work(tmp_path):
+    assert claim_folder(str(tmp_path / "a" / "b")) == str(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file/out: cannot be written to .Not a directory.. Name another --output_dir"):
+        claim_folder(str(tmp_path / "file" / "out"))
+
+
+def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(DataError, match="cannot be written to .Read-only file system."):
+        claim_folder(str(tmp_path))
 
 
 def test_one_file_is_taken_as_it_is(tmp_path):

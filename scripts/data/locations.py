@@ -70,7 +70,7 @@ def find_images(dataset_dir: str | None, channels: int = 1) -> list[dict[str, An
 
 
 def prediction_name(image: str | os.PathLike) -> str:
-    """Name of a scan's result: the file's without suffix and ``_0000``; of ``CASE/mri_norm2.h5`` the folder's (ours)."""
+    """Name of a result: the file's without suffix and ``_0000``; of ``CASE/mri_norm2.h5`` its folder's (ours)."""
     path = Path(split_dataset(os.fspath(image))[0])
     if path.name == BENCHMARK_FILE:
         return path.parent.name

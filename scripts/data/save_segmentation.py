@@ -18,7 +18,7 @@ from .whole_file import save_nifti
 class SaveSegmentationd(SaveImaged):
     """Write ``[1, X, Y, Z]`` class numbers as ``output_dir/NAME_seg.nii.gz``, 8 bit, with the affine of the data.
 
-    It is a ``SaveImaged``, since tools such as MONAI Label leave those out. Unlike it, it leaves no half-written file on
+    It is a ``SaveImaged``, since tools such as MONAI Label leave those out. Unlike it, it leaves no half file on
     a full disk, and names results by case: for ``CASE/mri_norm2.h5`` and ``CASE_0000.nii.gz`` by CASE.
 
     Args:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,35 +56,50 @@ class H5Reader(ImageReader):
         Raises:
             DataError: when h5py is not installed, no data set is named, or the file has none of that name.
         """
-        try:
-            import h5py
-        except ImportError as error:
-            raise DataError(f"{data}: HDF5 needs h5py. Install it with `pip install h5py`.") from error
         volumes = []
         for name in ensure_tuple(data):
-            file, dataset = split_dataset(os.fspath(name))
-            with h5py.File(file, "r") as content:
-                if dataset not in content:
-                    raise DataError(
-                        f'{file}: no data set "{dataset}" in it, only {sorted(content)}. '
-                        f"Name one of them as {file}{DATASET_MARK}NAME."
-                    )
-                volumes.append((content[dataset][()], file))
+            with open_dataset(os.fspath(name)) as dataset:
+                volumes.append((dataset[()], os.fspath(name)))
         return volumes
 
     def get_data(self, img: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Voxels ``[X, Y, Z]`` (several files: ``[C, X, Y, Z]``) and MONAI's meta data."""
+        """Voxels ``[X, Y, Z(, C)]`` (several files: ``[C, X, Y, Z]``) and MONAI's meta data."""
         arrays = [array for array, _ in img]
-        spacing = self.spacing or BENCHMARK_SPACING.get(Path(img[0][1]).name, (1.0, 1.0, 1.0))
-        affine = np.diag([*spacing, 1.0])
+        affine = dataset_affine(img[0][1], self.spacing)
         meta = {
             "affine": affine,
             "original_affine": affine.copy(),
-            "spatial_shape": np.asarray(arrays[0].shape),
+            "spatial_shape": np.asarray(arrays[0].shape[:3]),
             "space": "RAS",
-            "original_channel_dim": float("nan") if len(arrays) == 1 else 0,
+            "original_channel_dim": 0 if len(arrays) > 1 else 3 if arrays[0].ndim == 4 else float("nan"),
         }
         return (arrays[0] if len(arrays) == 1 else np.stack(arrays)), meta
+
+
+@contextmanager
+def open_dataset(path: str) -> Iterator[Any]:
+    """The data set that ``FILE::NAME`` names, not read yet (ours).
+
+    Raises:
+        DataError: when h5py is not installed, no data set is named, or the file has none of that name.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f"{path}: HDF5 needs h5py. Install it with `pip install h5py`.") from error
+    file, name = split_dataset(path)
+    with h5py.File(file, "r") as content:
+        if name not in content:
+            raise DataError(
+                f'{file}: no data set "{name}" in it, only {sorted(content)}. '
+                f"Name one of them as {file}{DATASET_MARK}NAME."
+            )
+        yield content[name]
+
+
+def dataset_affine(path: str, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """The affine of a file that holds none: axes R, A, S; the given voxel size in mm, else that of its name (ours)."""
+    return np.diag([*(spacing or BENCHMARK_SPACING.get(Path(split_dataset(path)[0]).name, (1.0, 1.0, 1.0))), 1.0])
 
 
 def split_dataset(path: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +19,18 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from .errors import DataError
-from .readers import split_dataset
+from .readers import H5_SUFFIXES, dataset_affine, open_dataset, split_dataset
 
 SLAB_VOXELS = 2**23
 """Voxels of a volume held at a time: 64 MiB in float64."""
+
+_LARGE = 2**28
+"""Bytes of voxels from which on scans of other formats than NIfTI are read one at a time."""
+
+_COPIES = 4
+"""How often such a scan is in memory while it is read: in ITK, as an array, and two conversions (measured)."""
+
+_one_large_scan = threading.RLock()  # a thread may hold an image while it opens its label
 
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError, HeaderDataError)
 
@@ -52,7 +61,10 @@ class Volume:
 
 @contextmanager
 def open_volume(path: str | os.PathLike) -> Iterator[Volume]:
-    """Open a scan for one pass over its voxels. NIfTI files are streamed: memory does not grow with the scan.
+    """Open a scan for one pass over its voxels.
+
+    NIfTI and HDF5 files are streamed: memory does not grow with the scan. Other formats are held whole, large ones one
+    at a time, and refused where the machine has not the memory for it.
 
     Args:
         path: NIfTI file, or any file or DICOM folder that MONAI's ``LoadImage`` reads (NRRD, MetaImage by ITK, and
@@ -62,8 +74,8 @@ def open_volume(path: str | os.PathLike) -> Iterator[Volume]:
         The opened :class:`Volume`.
 
     Raises:
-        DataError: when it cannot be opened, is not 3D, or its affine cannot be used; :attr:`Volume.slabs` raises it
-            for damage met on the way.
+        DataError: when it cannot be opened, is not 3D, is too large, or its affine cannot be used;
+            :attr:`Volume.slabs` raises it for damage met on the way.
 
     Source: ours.
     """
@@ -74,8 +86,10 @@ def open_volume(path: str | os.PathLike) -> Iterator[Volume]:
         try:
             if path.endswith((".nii", ".nii.gz")) and not os.path.isdir(path):
                 volume = _open_nifti(path, stack)
+            elif split_dataset(path)[0].lower().endswith(H5_SUFFIXES):
+                volume = _open_hdf5(path, stack)
             else:
-                volume = _open_other(path)
+                volume = _open_other(path, stack)
         except _UNREADABLE as error:
             if isinstance(error, DataError):
                 raise
@@ -165,15 +179,55 @@ def _read_to_end(stream: BinaryIO) -> None:
         pass
 
 
-def _open_other(path: str) -> Volume:
-    if os.path.isdir(path):
-        dicom_files(path)
+def _open_hdf5(path: str, stack: ExitStack) -> Volume:
+    data = stack.enter_context(open_dataset(path))
+    shape, channels = _split_shape(path, data.shape)
+
+    def slabs() -> Iterator[np.ndarray]:
+        thickness = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
+        try:
+            for channel in range(channels):
+                rest = (channel,) * (len(data.shape) - 3)
+                for start in range(0, shape[2], thickness):
+                    yield data[(slice(None), slice(None), slice(start, start + thickness), *rest)]
+        except _UNREADABLE as error:
+            raise unreadable(path, error) from error
+
+    return Volume(path, shape, channels, dataset_affine(path), slabs)
+
+
+def _open_other(path: str, stack: ExitStack) -> Volume:
+    size = _bytes_of_voxels(dicom_files(path) if os.path.isdir(path) else [path])
+    if size * _COPIES > physical_memory():
+        raise DataError(
+            f"{path}: {size / 1e9:.1f} GB of voxels, too much for a machine of {physical_memory() / 1e9:.0f} GB to "
+            "read whole. Write it as NIfTI, which is read in parts, on a larger one: `dualseg convert`."
+        )
+    if size > _LARGE:
+        stack.enter_context(_one_large_scan)
     data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
     shape, channels = _split_shape(path, (*data.shape[1:], data.shape[0]) if data.shape[0] > 1 else data.shape[1:])
     affine = np.asarray(data.affine, dtype=np.float64)
     _check_affine(path, affine)
     voxels = data.numpy()
     return Volume(path, shape, channels, affine, lambda: iter(voxels))
+
+
+def _bytes_of_voxels(files: list[str]) -> int:
+    """Size of a scan's voxels by its header, by that of its first slice where it has several files."""
+    import itk  # takes seconds, and most users have NIfTI
+
+    reader = itk.ImageIOFactory.CreateImageIO(files[0], itk.CommonEnums.IOFileMode_ReadMode)
+    if reader is None:  # no format that ITK knows: the reader is left to say so
+        return 0
+    reader.SetFileName(files[0])
+    reader.ReadImageInformation()
+    return int(reader.GetImageSizeInBytes()) * len(files)
+
+
+def physical_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def dicom_files(folder: str | os.PathLike) -> list[str]:

@@ -9,6 +9,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import h5py
+import itk
 import nibabel
 import numpy as np
 import pytest
@@ -362,3 +364,67 @@ def test_real_left_atrium_scans_in_time(shared_data):
     assert time.process_time() - start < 15
     assert {case.spacing for case in report.cases} == {(0.625, 0.625, 0.625)}
     assert len(report.cases) == 80 and report.errors == []
+
+
+def test_memory_of_hdf5_does_not_grow_with_the_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes_module, "SLAB_VOXELS", 64 * 64)
+    path = tmp_path / "long.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=np.ones((64, 64, 1024), np.int16), chunks=(64, 64, 8), compression="gzip")
+    nothing_else = {"labels": LABELS, "unlabeled": [{"image": f"{path}::image"}]}
+    inspect_data(nothing_else, progress=False)  # once before, so that imports and caches do not count
+    tracemalloc.start()
+    inspect_data(nothing_else, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 64 * 1024 * 2 / 4  # bytes: a quarter of the scan as it is stored
+
+
+def as_nrrd(sound, tmp_path) -> str:
+    image = sound["unlabeled"][0]["image"]
+    itk.imwrite(itk.imread(image), str(tmp_path / "u.nrrd"))
+    sound["unlabeled"] = [{"image": str(tmp_path / "u.nrrd")}]
+    return str(tmp_path / "u.nrrd")
+
+
+def test_a_scan_that_the_machine_cannot_hold_is_refused(sound, tmp_path, monkeypatch):
+    path, size = as_nrrd(sound, tmp_path), 12 * 10 * 8 * 4
+    monkeypatch.setattr(volumes_module, "physical_memory", lambda: 4 * size)
+    assert check_data(sound, progress=False).errors == []  # NIfTI files of the same size are streamed
+    monkeypatch.setattr(volumes_module, "physical_memory", lambda: 4 * size - 1)
+    problem = the_error(sound)
+    assert problem.startswith(f"{path}: 0.0 GB of voxels, too much for a machine") and "Write it as NIfTI" in problem
+
+
+def test_large_scans_of_other_formats_are_read_one_at_a_time(sound, tmp_path, monkeypatch):
+    path = as_nrrd(sound, tmp_path)
+    held, most = [], []
+    load = volumes_module.LoadImage
+
+    class Watched(load):
+        def __call__(self, *arguments, **options):
+            held.append(1)
+            most.append(len(held))
+            time.sleep(0.05)
+            result = super().__call__(*arguments, **options)
+            held.pop()
+            return result
+
+    monkeypatch.setattr(volumes_module, "LoadImage", Watched)
+    copies = {"labels": LABELS, "unlabeled": [{"image": path}] * 6}
+    inspect_data(copies, progress=False, workers=6)
+    assert max(most) > 1
+    most.clear()
+    monkeypatch.setattr(volumes_module, "_LARGE", 0)
+    inspect_data(copies, progress=False, workers=6)
+    assert max(most) == 1
+
+
+def test_dicom_size_is_that_of_all_slices(shared_data, monkeypatch):
+    folder = shared_data / "dicom" / "hippocampus_series"
+    with open_volume(folder) as volume:
+        size = int(np.prod(volume.shape)) * next(volume.slabs()).dtype.itemsize
+    monkeypatch.setattr(volumes_module, "physical_memory", lambda: 3 * size)
+    with pytest.raises(DataError, match="hippocampus_series: .* GB of voxels"):
+        with open_volume(folder):
+            pass

@@ -74,6 +74,17 @@ def test_spacing_by_name_and_by_argument(tmp_path):
     assert np.diag(loaded.affine)[:3].tolist() == [2, 2, 3]
 
 
+def test_h5_of_several_channels(tmp_path):
+    array = np.random.default_rng(0).normal(size=(7, 6, 5, 2)).astype(np.float32)
+    path = write_h5(tmp_path / "x.h5", image=array)
+    loaded = LoadImage(image_only=True, ensure_channel_first=True)(f"{path}::image")
+    assert loaded.shape == (2, 7, 6, 5) and (loaded.numpy() == np.moveaxis(array, -1, 0)).all()
+    with open_volume(f"{path}::image") as volume:
+        assert (volume.shape, volume.channels) == ((7, 6, 5), 2)
+        slabs = list(volume.slabs())
+    assert (np.stack(slabs, axis=-1) == array).all()
+
+
 def test_missing_data_set_and_damaged_h5_are_named(tmp_path):
     path = write_h5(tmp_path / "x.h5", image=np.zeros((20, 20, 20)))
     with pytest.raises(DataError, match=re.escape("x.h5: no data set \"label\" in it, only ['image']")):

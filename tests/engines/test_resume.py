@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.handlers import RunState
+from scripts.networks import DualNetwork, MovingAverage, VNet
 
 from .conftest import make_trainer
 
@@ -23,13 +24,13 @@ def fake_validator(scores):
     return validator
 
 
-def run(folder, epochs=4, stop_at_step=None, scores=None, patience=None):
+def run(folder, epochs=4, stop_at_step=None, scores=None, patience=None, average=None):
     """Train with a RunState; ``scores`` is the validation metric of each epoch, if there is validation."""
     validator = None if scores is None else fake_validator(scores)
 
     def handlers(network, optimizer, method):
         scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs)
-        state = {"optimizer": optimizer, "method": method, "lr_scheduler": scheduler}
+        state = {"optimizer": optimizer, "method": method, "lr_scheduler": scheduler, "average": average}
 
         class BeforeSaving:
             def attach(self, engine):
@@ -41,9 +42,11 @@ def run(folder, epochs=4, stop_at_step=None, scores=None, patience=None):
                 validator.state.metrics = {"val_mean_dice": scores[engine.state.epoch - 1]}
                 validator.fire_event(Events.COMPLETED)
 
-        return [BeforeSaving(), RunState(str(folder), network, state, validator=validator, patience=patience)]
+        to_use = None if average is None else average.module
+        run_state = RunState(str(folder), network, state, validator, patience, network_to_use=to_use)
+        return [BeforeSaving(), run_state]
 
-    trainer = make_trainer(max_epochs=epochs, handlers=handlers)
+    trainer = make_trainer(max_epochs=epochs, handlers=handlers, average=average)
     if stop_at_step is not None:
 
         @trainer.on(Events.ITERATION_COMPLETED(once=stop_at_step))
@@ -79,6 +82,29 @@ def test_an_interrupted_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_p
     whole, broken = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "broken"))
     assert_same(whole["state"]["method"], broken["state"]["method"])
     assert whole["state"]["lr_scheduler"] == broken["state"]["lr_scheduler"]
+
+
+def make_average():
+    return MovingAverage(DualNetwork(*(VNet(base_channels=4, norm="batch", dropout=0.5) for _ in range(2))), decay=0.5)
+
+
+def test_the_moving_average_is_resumed_and_used(tmp_path):
+    trainer = run(tmp_path / "whole", average=make_average())
+    run(tmp_path / "broken", stop_at_step=8, average=make_average())
+    run(tmp_path / "broken", average=make_average())
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert_same(weights(tmp_path / "whole"), trainer.average.module.state_dict())
+    assert int(trainer.average.n_averaged) == 12
+    trained = trainer.network.state_dict()
+    assert not torch.equal(weights(tmp_path / "whole")["a.classifier.weight"], trained["a.classifier.weight"])
+
+
+def test_the_best_epoch_of_the_moving_average_is_loaded_into_it_alone(tmp_path):
+    trainer = run(tmp_path, scores=[0.1, 0.7, 0.3, 0.5], average=make_average())
+    assert_same(weights(tmp_path), trainer.average.module.state_dict())
+    assert_same(weights(tmp_path), weights(tmp_path, "model_best.pt"))
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert_same(trainer.network.state_dict(), last["network"])
 
 
 def test_a_finished_run_does_not_train_again(tmp_path):

@@ -18,7 +18,8 @@ def training_stats(settings: Settings) -> dict[str, Any]:
 
     Returns:
         ``epoch``, ``total_epochs``; ``best_metric``, mean foreground Dice on the validation scans (0 without any);
-        ``total_time`` in seconds once it has finished; ``labeled``, ``unlabeled``, ``validation``: numbers of scans;
+        ``total_time`` in seconds once it has finished; ``labeled``, ``unlabeled``, ``validation``: numbers of scans
+        that it takes (a supervised one takes no unlabelled ones);
         ``model``: the run's folder.
     """
     pattern = re.compile(re.escape(settings.name) + r"(_\d+)?")
@@ -28,6 +29,7 @@ def training_stats(settings: Settings) -> dict[str, Any]:
     newest = max(runs, key=lambda path: path.stat().st_mtime)
     config, folder = json.loads(newest.read_text()), newest.parent
     datalist = json.loads(Path(config["dataset_dir"], config["datalist_name"]).read_text())
+    takes_unlabeled = config["train"]["unlabeled"]["dataset"]["data"] != []
     records = RunLog(folder / "train_log.jsonl").read()
     epochs = [record for record in records if "seconds" in record]
     scores = [record["validation"]["val_mean_dice"] or 0 for record in records if "validation" in record]
@@ -36,7 +38,7 @@ def training_stats(settings: Settings) -> dict[str, Any]:
         "total_epochs": config["max_epochs"],
         "best_metric": max(scores, default=0),
         "labeled": len(datalist["training"]),
-        "unlabeled": len(datalist["unlabeled"]),
+        "unlabeled": len(datalist["unlabeled"]) if takes_unlabeled else 0,
         "validation": len(datalist["validation"]),
         "model": folder.name,
     }

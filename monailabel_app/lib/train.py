@@ -99,6 +99,8 @@ class SemiSupervisedTrainTask(BundleTrainTask):
         self.bundle_config.read_config(self.bundle_config_path)
         for name in ("max_epochs", "epoch_length"):
             options[name] = options[name] or self.bundle_config.get_parsed_content(name)
+        # validated at least once, or the scans kept back for it would be wasted
+        options["val_interval"] = min(self.bundle_config.get_parsed_content("val_interval"), options["max_epochs"])
         self._options = options
         self._unlabeled = self._fetch_unlabeled(datastore)
         super().__call__({**request, **options}, datastore)
@@ -165,7 +167,7 @@ class SemiSupervisedTrainTask(BundleTrainTask):
             labels={str(value): name for value, name in self.settings.labels.items()},
             runs_dir=str(self.settings.models_dir),
             run_name=self.settings.name,
-            **{name: self._options[name] for name in ("max_epochs", "epoch_length", "seed")},
+            **{name: self._options[name] for name in ("max_epochs", "epoch_length", "val_interval", "seed")},
         )
         return overrides  # MONAI Label 0.8.5 ignores it
 

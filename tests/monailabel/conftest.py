@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the bundle to work in, hippocampus scans as studies, and a data set config that trains in seconds.
+
+These tests need MONAI Label, which pins an older NumPy: run.sh makes an environment of its own and runs them.
+"""
+
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("monailabel", reason="MONAI Label is not installed: tests/monailabel/run.sh runs these tests")
+
+CLASSES = {0: "background", 1: "anterior hippocampus", 2: "posterior hippocampus"}
+
+
+@pytest.fixture(scope="session")
+def hippocampus(shared_data):
+    """{name: (image, label)} of 200 real scans."""
+    folder = shared_data / "hippocampus"
+    images = sorted((folder / "images").glob("*.nii.gz"))
+    return {image.name.removesuffix(".nii.gz"): (image, folder / "labels" / image.name) for image in images}
+
+
+@pytest.fixture(scope="session")
+def copy_bundle(bundle_root, tmp_path_factory):
+    """Make a copy of the bundle, in which a server may write."""
+
+    def copy(to=None):
+        root = to or tmp_path_factory.mktemp("bundle")
+        for name in ("configs", "scripts", "models", "monailabel_app"):
+            ignored = shutil.ignore_patterns("__pycache__", "model", "logs", "bin", "monailabel_train.json")
+            shutil.copytree(bundle_root / name, root / name, ignore=ignored)
+        return root
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def make_studies(hippocampus, tmp_path_factory):
+    """Make a studies folder with the first ``scans`` hippocampus scans, of which the first ``labels`` have a label."""
+
+    def make(scans, labels=0):
+        folder = tmp_path_factory.mktemp("studies")
+        (folder / "labels" / "final").mkdir(parents=True)
+        for number, (image, label) in enumerate(list(hippocampus.values())[:scans]):
+            shutil.copy(image, folder)
+            if number < labels:
+                shutil.copy(label, folder / "labels" / "final")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(bundle_root, tmp_path_factory):
+    """The hippocampus config with networks and patches that train in seconds."""
+    config = json.loads((bundle_root / "configs" / "datasets" / "hippocampus.json").read_text())
+    config["cpu"] |= {"base_channels": 4, "patch_size": [32, 32, 32]}
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    path.write_text(json.dumps(config))
+    return str(path)

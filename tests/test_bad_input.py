@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from scripts.data import phantom_dataset
 
+ROOM = "Make room, or name a folder of yours."
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -177,3 +179,22 @@ def test_a_real_data_set_is_never_replaced_by_the_phantom(tmp_path, bundle_root)
     assert done.returncode == 1
     assert "Error: No data set given. Add --dataset_dir FOLDER" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_training_is_one_line_and_leaves_no_half_file(tmp_path, bundle_root):
+    phantom_dataset(tmp_path / "data", size=(16, 16, 16), labeled=2, unlabeled=1, validation=0, test=1, progress=False)
+    small = ["--max_epochs=1", "--epoch_length=1", "--base_channels=4", "--tensorboard=False", "--batch_size=1"]
+    arguments = [sys.executable, "-m", "monai.bundle", *command(tmp_path), *small]
+
+    def fill():  # bytes: writing more to a file fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+
+    options = {"cwd": bundle_root, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300}
+    full = subprocess.run(arguments, preexec_fn=fill, **options)
+    (folder,) = (tmp_path / "runs").iterdir()
+    errors = [line for line in full.stderr.splitlines() if line.startswith("Error: ")]
+    assert full.returncode == 1
+    assert errors == [f"Error: {folder / 'last.pt'}: cannot be written (is the disk full?). {ROOM}"], full.stderr
+    assert "Traceback" not in full.stdout + full.stderr
+    assert not [path for path in folder.rglob("*") if path.suffix == ".pt" or ".part" in path.name]

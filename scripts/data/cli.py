@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from .atomic import save_text
 from .check import DataReport, inspect_data
 from .convert import convert_scans
 from .datalist import SECTIONS, load_datalist
@@ -24,7 +25,6 @@ from .decathlon import PREFIX, prepare_decathlon
 from .errors import DataError
 from .prepare import prepare_release
 from .split import split_cases, write_datalist
-from .whole_file import save_text
 
 __all__ = ["main"]
 

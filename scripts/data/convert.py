@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import LoadImage
 
+from .atomic import save_nifti
 from .cases import SCAN_SUFFIXES
 from .errors import DataError
 from .progress import track
 from .readers import BENCHMARK_FILE, DATASET_MARK, H5_SUFFIXES, H5Reader
 from .volumes import open_volume
-from .whole_file import save_nifti
 
 
 def convert_scans(

@@ -64,7 +64,7 @@ def prepare_decathlon(
         raise DataError(f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}). {by_hand}") from error
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written ({error.strerror}). Name a folder of yours, or make room."
+            f"{folder}: cannot be written ({error.strerror}). Make room, or name a folder of yours."
         ) from error
     return str(folder)
 

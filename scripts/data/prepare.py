@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .atomic import save_nifti, save_text
 from .brats2019 import BRATS2019
 from .errors import DataError
 from .left_atrium import LEFT_ATRIUM
@@ -17,7 +18,6 @@ from .pancreas_ct import PANCREAS
 from .progress import track
 from .release import Release, Scan
 from .split import split_cases, write_datalist
-from .whole_file import save_nifti, save_text
 
 RELEASES: dict[str, Release] = {"left_atrium": LEFT_ATRIUM, "pancreas": PANCREAS, "brats2019": BRATS2019}
 RECORD_FILE = "preparation.json"

@@ -11,8 +11,8 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
+from .atomic import save_nifti
 from .locations import prediction_name
-from .whole_file import save_nifti
 
 
 class SaveSegmentationd(SaveImaged):

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from .atomic import save_text
 from .cases import Case, collect_cases
 from .datalist import SECTIONS
 from .errors import DataError
 from .progress import track
 from .readers import DATASET_MARK, H5_SUFFIXES
 from .volumes import open_volume
-from .whole_file import save_text
 
 MOST_CLASSES = 256
 

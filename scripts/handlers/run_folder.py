@@ -8,6 +8,7 @@ import logging
 import platform
 import re
 import resource
+import shutil
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -46,9 +47,10 @@ def run_folder(runs_dir: str, name: str) -> str:
         Path of the folder, which holds ``config.json``: the merged config with all overrides.
 
     Raises:
-        PermissionError: when the folder cannot be written.
+        DataError: when the folder cannot be written, or a switch was given as ``true`` instead of ``True``.
     """
     config = {k: v for k, v in _enclosing_parser().get().items() if k != ConfigParser.meta_key}
+    _refuse_lower_case_switches(config)
     number = 1
     while True:
         folder = Path(runs_dir) / (name if number == 1 else f"{name}_{number}")
@@ -103,6 +105,13 @@ def finish_run(folder: str) -> None:
     )
 
 
+def _refuse_lower_case_switches(config: dict[str, Any]) -> None:
+    """On MONAI's command line only Python's spelling is a bool; the text "false" would switch on."""
+    for name, value in config.items():
+        if value in ("true", "false"):
+            raise DataError(f"{name} is the text '{value}', not a switch: write --{name} {value.capitalize()}.")
+
+
 def _peak_memory_gib() -> float:
     """Most memory this process held: of the GPU where there is one, else resident."""
     if torch.cuda.is_available():
@@ -138,18 +147,21 @@ def _inference_override(parser: ConfigParser, folder: Path) -> dict[str, Any]:
 
 def _create(folder: Path, config: dict) -> bool:
     """Make the folder with its config in one step; False if another process was first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    made.chmod(0o755)
-    (made / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
+    made: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        made.chmod(0o755)
+        (made / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
         made.rename(folder)
-    except OSError:
-        (made / CONFIG_FILE).unlink()
-        made.rmdir()
+    except OSError as error:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         if folder.exists():
             return False
-        raise
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}). Make room, or name a folder of yours with --runs_dir."
+        ) from error
     return True
 
 

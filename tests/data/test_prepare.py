@@ -345,7 +345,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err
-    assert code == 1 and "a.nii.gz: cannot be written (File too large)" in error and "or make room" in error
+    assert code == 1 and "a.nii.gz: cannot be written (File too large)" in error and "Make room, or" in error
     left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert set(left) <= {"preparation.json", "a.nii.gz"}
     assert not (tmp_path / "out" / "images" / "a.nii.gz").exists()

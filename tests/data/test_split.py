@@ -281,7 +281,7 @@ def test_a_list_that_exists_is_kept(tmp_path):
 def test_output_that_cannot_be_written_is_named(tmp_path):
     make(tmp_path, ["a", "b"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written .File exists.. Name a folder of yours"):
+    with pytest.raises(DataError, match="cannot be written .File exists.. Make room, or name a folder of yours"):
         write_datalist(split_quietly(tmp_path), tmp_path / "file" / "datalist.json")
 
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,40 @@ def test_a_run_records_versions_and_hardware(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     assert {"monai", "torch", "numpy"} <= set(record["versions"])
     assert record["device"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Exception) as caught:
+        start(tmp_path / "file" / "runs")
+    error = caught.value.__cause__
+    assert isinstance(error, DataError)
+    assert str(error) == (
+        f"{tmp_path}/file/runs/demo: cannot be written (Not a directory). Make room, or name a folder of yours with "
+        "--runs_dir."
+    )
+
+
+def test_a_full_disk_leaves_no_half_run(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes: writing more fails, as on a full disk
+    try:
+        with pytest.raises(Exception) as caught:
+            start(tmp_path / "runs")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "demo: cannot be written (File too large)" in str(caught.value.__cause__)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_switch_in_lower_case_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(Exception) as raised:
+        start(tmp_path / "runs", mlflow="false")
+    error = raised.value
+    while not isinstance(error, DataError):
+        error = error.__cause__
+    assert str(error) == "mlflow is the text 'false', not a switch: write --mlflow False."
+    assert not (tmp_path / "runs").exists()
 
 
 def test_outside_of_a_config_the_functions_say_so(tmp_path):

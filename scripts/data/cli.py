@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import fire
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -23,6 +25,7 @@ from .convert import convert_scans
 from .datalist import SECTIONS, load_datalist
 from .decathlon import PREFIX, prepare_decathlon
 from .errors import DataError
+from .locations import prediction_name
 from .prepare import prepare_release
 from .split import split_cases, write_datalist
 
@@ -159,31 +162,10 @@ def _text(word: Any) -> str | None:
 
 def _show(report: DataReport) -> None:
     console = Console()
-    if not console.is_terminal:  # a file or a pipe has room for whole names
+    if not console.is_terminal and "COLUMNS" not in os.environ:  # a file or a pipe has room for whole names
         console.width = 200
-    table = Table(Column("case", overflow="fold"), "size", "mm", "axes", "intensity", title="Scans")
-    classes = {value: name for value, name in report.labels.items() if value}
-    for name in classes.values():
-        table.add_column(Text(f"{name} (ml)"), justify="right")
-    table.add_column("found")
-    section = None
-    for case in report.cases:
-        if case.section != section:
-            section = case.section
-            table.add_section()
-            table.add_row(f"[bold]{section}")
-        volumes = case.label_volumes
-        state = "[red]error" if case.errors else "[yellow]warning" if case.warnings else "ok"
-        table.add_row(
-            Text(Path(case.image).name),
-            "x".join(map(str, case.shape)),
-            "x".join(f"{length:.3g}" for length in case.spacing),
-            case.orientation,
-            ", ".join(f"{channel['minimum']:.4g}..{channel['maximum']:.4g}" for channel in case.intensity),
-            *(f"{volumes.get(value, 0):.3g}" if case.label else "" for value in classes),
-            state,
-        )
-    console.print(table)
+    console.print(_table_of_scans(report))
+    console.print(_table_of_classes(report))
     sections = Counter(case.section for case in report.cases)
     spacings = np.array([case.spacing for case in report.cases if case.spacing])
     console.print(", ".join(f"{sections[section]} {section}" for section in SECTIONS), highlight=False)
@@ -196,6 +178,39 @@ def _show(report: DataReport) -> None:
             console.print(f"[{colour}]{kind}[/]: ", end="")
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings", highlight=False)
+
+
+def _table_of_scans(report: DataReport) -> Table:
+    narrow = [Column(name, no_wrap=True) for name in ("size", "mm", "axes", "intensity", "found")]
+    table = Table(Column("case", overflow="fold"), *narrow, title="Scans", box=SIMPLE_HEAD)
+    section = None
+    for case in report.cases:
+        if case.section != section:
+            section = case.section
+            table.add_section()
+            table.add_row(f"[bold]{section}")
+        table.add_row(
+            Text(prediction_name(case.image)),
+            "x".join(map(str, case.shape)),
+            "x".join(f"{length:.3g}" for length in case.spacing),
+            case.orientation,
+            "\n".join(f"{channel['minimum']:.4g}..{channel['maximum']:.4g}" for channel in case.intensity),
+            "[red]error" if case.errors else "[yellow]warning" if case.warnings else "ok",
+        )
+    return table
+
+
+def _table_of_classes(report: DataReport) -> Table:
+    """How large each structure is; the volumes of each case are in the JSON report."""
+    narrow = [Column(name, no_wrap=True, justify="right") for name in ("cases", "ml: least", "median", "most")]
+    table = Table("class", *narrow, title="Labels", box=SIMPLE_HEAD)
+    labelled = [case.label_volumes for case in report.cases if case.label_voxels]
+    for value, name in list(report.labels.items())[1:]:
+        volumes = [case[value] for case in labelled if case.get(value)]
+        figures = (np.min(volumes), np.median(volumes), np.max(volumes)) if volumes else ()
+        shown = [f"{figure:.3g}" for figure in figures]
+        table.add_row(Text(f"{value} {name}"), f"{len(volumes)} of {len(labelled)}", *shown)
+    return table
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -110,6 +110,23 @@ def test_dicom_series_has_the_geometry_of_itk(shared_data):
     assert (voxels == itk.array_view_from_image(image).T).all()
 
 
+def test_dicom_series_has_the_geometry_of_simpleitk(shared_data):
+    sitk = pytest.importorskip("SimpleITK")
+    folder = str(shared_data / "dicom" / "hippocampus_series")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(folder))
+    image = reader.Execute()
+    loaded = LoadImage(image_only=True)(folder)
+    flip = np.diag([-1, -1, 1, 1])  # SimpleITK's world is LPS, ours RAS
+    expected = np.eye(4)
+    expected[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    expected[:3, 3] = image.GetOrigin()
+    assert loaded.affine.numpy() == pytest.approx(flip @ expected, abs=1e-4)
+    assert (loaded.numpy() == sitk.GetArrayFromImage(image).T).all()
+    with open_volume(folder) as volume:
+        assert volume.shape == image.GetSize() and volume.affine == pytest.approx(flip @ expected, abs=1e-4)
+
+
 def _tag(file: Path, tag: str) -> str:
     reader = itk.GDCMImageIO.New()
     reader.SetFileName(str(file))

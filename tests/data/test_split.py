@@ -301,6 +301,29 @@ def test_split_then_check_by_command_line(tmp_path, capsys):
     assert len(report["cases"]) == 6 and report["cases"][0]["label_volumes"]["1"] == pytest.approx(0.072)
 
 
+@pytest.mark.parametrize("classes", [1, 14])
+def test_tables_are_readable_at_80_columns(tmp_path, capsys, monkeypatch, classes):
+    """As large as CT with four channels and fourteen structures gets."""
+    image, label = tmp_path / "patient_0007_baseline_2019_{}.nii.gz", tmp_path / "patient_0007_label.nii.gz"
+    shape, affine = (512, 512, 2), np.diag([0.8203125, 0.8203125, 1.5, 1])
+    voxels = np.full(shape, -1024, np.int16)
+    voxels[0, 0, 0] = 3071
+    for channel in range(4):
+        nibabel.save(nibabel.Nifti1Image(voxels + channel, affine), str(image).format(channel))
+    values = (np.arange(voxels.size) % 15).reshape(shape).clip(0, classes).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values, affine), label)
+    labels = {"0": "background", **{str(n): f"structure number {n}" for n in range(1, classes + 1)}}
+    case = {"image": [str(image).format(channel) for channel in range(4)], "label": str(label)}
+    (tmp_path / "datalist.json").write_text(json.dumps({"labels": labels, "training": [case]}))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("check", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    for whole in ("512x512x2 ", "0.82x0.82x1.5", "RAS", "-1024..3071", "-1021..3074", f"structure number {classes} "):
+        assert whole in shown
+    assert "patient_0007_" in shown and "1 of 1" in shown
+
+
 def test_check_ends_with_1_and_names_the_file(tmp_path, capsys):
     make(tmp_path, NAMES[:3])
     run("split", tmp_path)
@@ -330,7 +353,7 @@ def test_names_that_look_like_numbers_or_markup(tmp_path, capsys):
     assert json.loads((folder / "datalist.json").read_text())["labels"] == {"0": "1", "1": "[b]two"}
     assert run("check", folder) == 0
     shown = capsys.readouterr().out
-    assert "[red]7.nii.gz" in shown and "[b]two (ml)" in shown
+    assert "[red]7" in shown and "1 [b]two" in shown
 
 
 def test_report_never_replaces_the_datalist(tmp_path, capsys):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a forward and backward pass of every loss costs in time and peak memory, beside DiceCELoss in the same run.
 
-    python benchmarks/losses.py                      # a table in Markdown, about ten minutes on one core
-    python benchmarks/losses.py --step               # also the share of a training step of the default networks
+    python benchmarks/losses.py                      # two tables in Markdown, about four minutes on one core
+    python benchmarks/losses.py --sizes --step       # the share of a training step of the shipped configs instead
 
 Memory is what a pass allocates above its inputs at its peak, from the allocator's own record (CPU: the profiler; CUDA:
-``max_memory_allocated``). Time is the fastest of the repetitions.
+``max_memory_allocated``). Time is the fastest of the repetitions; with one CPU thread it is the time of that thread, so
+other programs on the machine count little.
 """
 
 from __future__ import annotations
@@ -14,18 +15,26 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from scripts import losses as L  # noqa: E402
-from scripts.networks import DualNetwork, ResNetVNet, VNet  # noqa: E402
 
 SIZES = [(2, 2, 112, 112, 80), (1, 14, 96, 96, 96)]
+# Crops of a training step. The default networks, with their stride-2 stem, take multiples of 32: 4 % more voxels.
+STEPS = {
+    "configs/train.json": (["configs/train.json"], (128, 128, 64)),
+    "configs/recipes/paper.json": (["configs/train.json", "configs/recipes/paper.json"], (112, 112, 80)),
+}
 FEATURES = 16
 GIB = 2**30
 
@@ -45,7 +54,20 @@ def make_inputs(shape: tuple[int, ...], device: torch.device) -> dict[str, torch
     b = a + smooth(classes) / 2
     mask = torch.rand(batch, 1, *spatial, generator=generator).to(device) > 0.2
     labels = a.max(1, keepdim=True).indices
-    return {**{k: v.requires_grad_() for k, v in (("a", a), ("b", b), ("f", f), ("g", g))}, "y": labels, "m": mask}
+    leaves = {name: tensor.requires_grad_() for name, tensor in (("a", a), ("b", b), ("f", f), ("g", g))}
+    return {**leaves, "y": labels, "m": mask}
+
+
+def unlabelled_terms(
+    consistency: L.CrossConsistencyEnhancementLoss,
+    contrastive: tuple[L.PrototypeContrastiveLoss, L.PrototypeContrastiveLoss],
+    t: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """CCE and both networks' contrastive terms on shared pseudo-labels, as a training step computes them."""
+    labels, mask = consistency.labeler(t["a"], t["b"])
+    terms = consistency.terms(t["a"], t["b"], labels, mask)
+    contrast = contrastive[0](t["f"], t["a"], labels, mask) + contrastive[1](t["g"], t["b"], labels, mask)
+    return sum(terms.values()) + contrast
 
 
 def passes(classes: int, t: dict[str, torch.Tensor]) -> dict[str, Callable[[], torch.Tensor]]:
@@ -58,13 +80,15 @@ def passes(classes: int, t: dict[str, torch.Tensor]) -> dict[str, Callable[[], t
         L.CosineConsistencyLoss(),
         L.CrossConsistencyEnhancementLoss(),
     )
-    infonce, distance = (L.PrototypeContrastiveLoss(classes, FEATURES, form=form) for form in ("infonce", "distance"))
+    infonce, other, distance = (
+        L.PrototypeContrastiveLoss(classes, FEATURES, form=form) for form in ("infonce", "infonce", "distance")
+    )
     rps, erda, voxel = L.RectifiedPseudoSupervisionLoss(), L.ERDALoss(), L.VoxelContrastiveLoss()
     guided, affinity = L.GuidedContrastiveLoss(classes, FEATURES), L.AffinityRectifiedLoss()
     labeler = L.PrototypePseudoLabeler(classes, FEATURES)
     labeler.update(g, y)
     voting, pair, temporal = L.EnsembleVotingPseudoLabels(2), L.PairUncertaintyWeight(), L.TemporalAgreementWeight()
-    for module in (infonce, distance, guided, labeler):
+    for module in (infonce, other, distance, guided, labeler):
         module.to(a.device)
     return {
         "DiceCELoss (MONAI)": lambda: dice_ce(a, y),
@@ -76,7 +100,7 @@ def passes(classes: int, t: dict[str, torch.Tensor]) -> dict[str, Callable[[], t
         "CrossConsistencyEnhancementLoss": lambda: consistency(a, b),
         "PrototypeContrastiveLoss (infonce)": lambda: infonce(f, a, y, m),
         "PrototypeContrastiveLoss (distance)": lambda: distance(f, a, y, m),
-        "CCE + PrototypeContrastiveLoss": lambda: consistency(a, b) + infonce(f, a, y, m) + infonce(g, b, y, m),
+        "CCE and both contrastive terms": lambda: unlabelled_terms(consistency, (infonce, other), t),
         "RectifiedPseudoSupervisionLoss (1 view)": lambda: rps([a], b),
         "ERDALoss": lambda: erda(a, b),
         "PrototypePseudoLabeler": lambda: labeler(f).mean(),
@@ -89,80 +113,107 @@ def passes(classes: int, t: dict[str, torch.Tensor]) -> dict[str, Callable[[], t
     }
 
 
-def measure(compute: Callable[[], torch.Tensor], device: torch.device, repetitions: int) -> tuple[float, float]:
-    """Seconds and peak GiB of a forward and (where there is a gradient) backward pass."""
-
-    def once() -> None:
-        value = compute()
-        if value.requires_grad:
-            value.backward()
-
-    seconds = []
-    for _ in range(repetitions + 1):  # the first warms up and makes the .grad of the inputs
-        start = time.perf_counter()
-        once()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        once()
-        return min(seconds[1:]), (torch.cuda.max_memory_allocated(device) - before) / GIB
-    return min(seconds[1:]), peak_on_cpu(once) / GIB
+def once(compute: Callable[[], torch.Tensor], leaves: list[torch.Tensor]) -> None:
+    """A forward and, where there is a gradient, a backward pass."""
+    value = compute()
+    if value.requires_grad:
+        torch.autograd.grad(value, leaves, allow_unused=True)
 
 
-def peak_on_cpu(once: Callable[[], None]) -> int:
-    """Largest number of bytes allocated at one time, above what was there, by the profiler's record of allocations."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        once()
-    changes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    peak = held = 0
-    for change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
-
-
-def step_seconds(shape: tuple[int, ...], device: torch.device) -> float:
-    """One training step of the default networks on 2 labelled and 2 unlabelled crops, supervised loss only."""
-    network = DualNetwork(ResNetVNet(out_channels=shape[1]), VNet(out_channels=shape[1])).to(device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, batch=True)
-    images = torch.randn(2 * shape[0], 1, *shape[2:], device=device)
-    labels = torch.randint(0, shape[1], (shape[0], 1, *shape[2:]), device=device)
-    start = time.perf_counter()
-    output = network(images)
-    loss = sum(dice_ce(part.logits[: shape[0]], labels) + 0 * part.logits.sum() for part in output)
-    loss.backward()
-    optimizer.step()
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Time of one call: of this process's threads when there is one on a CPU, else of the clock on the wall."""
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def peak(run: Callable[[], None], device: torch.device) -> float:
+    """GiB that a call allocates at its peak above what was there."""
+    if device.type == "cpu":
+        return peak_on_cpu(run) / GIB
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return (torch.cuda.max_memory_allocated(device) - before) / GIB
+
+
+def peak_on_cpu(run: Callable[[], None]) -> int:
+    """Largest number of bytes allocated at one time, above what was there, by the profiler's record of allocations."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    changes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes, initial=0))
+
+
+def share_of_a_step(
+    files: list[str], size: tuple[int, ...], device: torch.device, repetitions: int
+) -> tuple[float, float, float]:
+    """What CCE and both contrastive terms cost beside a whole training step of a config, both measured by turns.
+
+    The step is that of the config: networks, method with all its terms, backward pass, optimizer; 2 labelled and 2
+    unlabelled crops. The terms are computed on logits and features of the shapes that the networks give.
+
+    Returns:
+        Seconds of the step, seconds of the terms, and GiB that the terms allocate at their peak.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in files])
+    parser["bundle_root"], parser["device"] = str(ROOT), device
+    network, method = parser.get_parsed_content("network").train(), parser.get_parsed_content("method").to(device)
+    optimizer = parser.get_parsed_content("optimizer")
+    classes = parser.get_parsed_content("num_classes")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, parser["in_channels"], *size, generator=generator).to(device)
+    labels = torch.randint(0, classes, (2, 1, *size), generator=generator).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(method(network, {"image": images[:2], "label": labels}, {"image": images[2:]}, 1.0).values()).backward()
+        optimizer.step()
+
+    with torch.no_grad():
+        output = network(images[:2])
+    t = {"a": output.a.logits, "b": output.b.logits, "f": output.a.features, "g": output.b.features}
+    leaves = [tensor.requires_grad_() for tensor in t.values()]
+
+    def terms() -> None:
+        once(lambda: unlabelled_terms(method.consistency, (method.contrastive_a, method.contrastive_b), t), leaves)
+
+    step(), terms()  # warm up
+    pairs = [(seconds(step, device), seconds(terms, device)) for _ in range(repetitions)]
+    return *(min(column) for column in zip(*pairs, strict=True)), peak(terms, device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--sizes", type=int, nargs="+", default=range(len(SIZES)), help="which of the sizes, by index")
-    parser.add_argument("--step", action="store_true", help="also time a training step of the default networks")
+    parser.add_argument("--sizes", type=int, nargs="*", default=range(len(SIZES)), help="which of the sizes, by index")
+    parser.add_argument("--step", action="store_true", help="also the share of a training step of the configs")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for shape in (SIZES[i] for i in arguments.sizes):
-        inputs = make_inputs(shape, device)
-        results = {}
+        t = make_inputs(shape, device)
+        leaves = [t[name] for name in "abfg"]
+        reference = None
         print(f"\n| {' x '.join(map(str, shape))} | s | times DiceCELoss | peak GiB |\n|---|---|---|---|")
-        for name, compute in passes(shape[1], inputs).items():
-            results[name] = measure(compute, device, arguments.repetitions)
-            seconds, peak = results[name]
-            ratio = seconds / next(iter(results.values()))[0]
-            print(f"| {name} | {seconds:.3f} | {ratio:.2f} | {peak:.2f} |", flush=True)
-        if arguments.step:
-            step = step_seconds(shape, device)
-            share = results["CCE + PrototypeContrastiveLoss"][0] / step
-            print(f"\nA step of the default networks: {step:.1f} s; CCE and both contrastive terms: {share:.1%} of it.")
+        for name, compute in passes(shape[1], t).items():
+            run = partial(once, compute, leaves)
+            run()  # warm up
+            fastest = min(seconds(run, device) for _ in range(arguments.repetitions))
+            reference = reference or fastest
+            print(f"| {name} | {fastest:.3f} | {fastest / reference:.2f} | {peak(run, device):.2f} |", flush=True)
+    if arguments.step:
+        print("\n| networks | crops | step, s | CCE and both contrastive terms, s | share | peak GiB |")
+        print("|---|---|---|---|---|---|")
+        for name, (files, size) in STEPS.items():
+            step, terms, memory = share_of_a_step(files, size, device, arguments.repetitions)
+            crops = "2 + 2 x " + " x ".join(map(str, size))
+            print(f"| {name} | {crops} | {step:.2f} | {terms:.2f} | {terms / step:.1%} | {memory:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ __all__ = ["CosineConsistencyLoss", "cosine_distance"]
 
 def cosine_distance(p: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """1 - cosine over the channels of two probability maps [B, C, *spatial]: a map [B, 1, *spatial], never negative."""
-    return (_unit(p) - _unit(other)).square().sum(1, keepdim=True) / 2
-
-
-def _unit(p: torch.Tensor) -> torch.Tensor:
-    # Not torch.nn.functional.normalize: probabilities are at least 1 / sqrt(C) long, and norms over axis 1 are slow.
-    return p * p.square().sum(1, keepdim=True).rsqrt()
+    # (|p - q|^2 - (|p| - |q|)^2) / (2 |p| |q|) loses no digits where the maps are alike; lengths are above 0.
+    length = p.square().sum(1, keepdim=True).sqrt()
+    other_length = other.square().sum(1, keepdim=True).sqrt()
+    gap = (p - other).square().sum(1, keepdim=True)
+    return (gap - (length - other_length).square()) / (2 * length * other_length)
 
 
 class CosineConsistencyLoss(_Loss):

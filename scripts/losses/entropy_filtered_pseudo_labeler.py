@@ -16,7 +16,7 @@ MAX_RANKED_VOXELS = 2**18
 
 def normalized_entropy(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     """Entropy [B, 1, *spatial] of probabilities [B, C, *spatial] and their logarithms: 0 is sure, 1 is uniform."""
-    return (p * log_p).sum(1, keepdim=True) / -math.log(p.shape[1])
+    return (p * log_p).sum(1, keepdim=True).div_(-math.log(p.shape[1]))
 
 
 class EntropyFilteredPseudoLabeler(nn.Module):
@@ -93,14 +93,15 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         self._check_drop_fraction()
         p, log_p, other_p, other_log_p = p.detach(), log_p.detach(), other_p.detach(), other_log_p.detach()
         entropy, other_entropy = normalized_entropy(p, log_p), normalized_entropy(other_p, other_log_p)
-        fused = p * torch.exp(-entropy) + other_p * torch.exp(-other_entropy)
+        fused = (p * torch.exp(-entropy)).addcmul_(other_p, torch.exp(-other_entropy))
         labels = fused.max(1, keepdim=True)[1]  # on a CPU, many times faster than argmax
         if self.drop_fraction == 0.0 or labels.numel() == 0:
             return labels, torch.ones_like(labels, dtype=torch.bool)
-        groups = labels if self.per_class else torch.zeros_like(labels)
-        group_count = p.shape[1] if self.per_class else 1
-        reliable = self._reliable(entropy, groups, group_count)
-        other_reliable = self._reliable(other_entropy, groups, group_count)
+        classes = p.shape[1] if self.per_class else 1
+        cases = torch.arange(p.shape[0], device=labels.device).view([-1] + [1] * (labels.dim() - 1))
+        groups = cases * classes + labels if self.per_class else cases.expand_as(labels)
+        reliable = self._reliable(entropy, groups, classes * p.shape[0])
+        other_reliable = self._reliable(other_entropy, groups, classes * p.shape[0])
         mask = reliable & other_reliable if self.combine == "either" else reliable | other_reliable
         return labels, mask
 
@@ -109,20 +110,24 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         # An odd stride visits all columns of a volume whose sides are even.
         cells = (voxels + self.max_ranked_voxels - 1) // self.max_ranked_voxels
         stride = cells | 1 if cells > 1 else 1
-        thresholds = self._thresholds(entropy.flatten(1)[:, ::stride], groups.flatten(1)[:, ::stride], group_count)
-        return entropy <= thresholds.gather(1, groups.flatten(1)).view_as(entropy)
+        # float32, as the ranks are; abs, as a zero may have a sign
+        entropy = entropy.float().abs()
+        ranked = entropy.flatten(1)[:, ::stride].flatten()
+        thresholds = self._thresholds(ranked, groups.flatten(1)[:, ::stride].flatten(), group_count)
+        return entropy <= thresholds.take(groups)
 
     def _thresholds(self, entropy: torch.Tensor, groups: torch.Tensor, group_count: int) -> torch.Tensor:
-        """Highest entropy [B, groups] that is kept, for entropy and groups [B, voxels]; infinite for an empty group."""
-        ranked, order = entropy.sort(1)
-        grouped, group_order = groups.gather(1, order).sort(stable=True, dim=1)
-        ranked = ranked.gather(1, group_order)  # by group, and within a group by entropy
-        group_ids = torch.arange(group_count, device=groups.device).expand(groups.shape[0], group_count).contiguous()
-        starts = torch.searchsorted(grouped, group_ids)
-        counts = torch.searchsorted(grouped, group_ids, right=True) - starts
+        """Highest entropy [groups] that is kept, for float32 entropy and groups [voxels]; infinite for an empty group.
+
+        The bits of a float32 that is not negative are in the order of its values, so one sort of integers, with the
+        group above the bits, ranks the entropies within all groups.
+        """
+        ranked = ((groups << 32) + torch.view_copy(entropy, dtype=torch.int32)).sort(stable=True)[0]
+        starts = torch.searchsorted(ranked, torch.arange(group_count + 1, device=groups.device) << 32)
+        counts = starts[1:] - starts[:-1]
         kept = counts - (counts * self.drop_fraction).long()
-        thresholds = ranked.gather(1, (starts + kept - 1).clamp(min=0))
-        return thresholds.masked_fill(counts == 0, float("inf"))
+        last = ranked[(starts[:-1] + kept - 1).clamp(min=0)] & 0x7FFFFFFF
+        return torch.view_copy(last.int(), dtype=torch.float32).masked_fill(counts == 0, float("inf"))
 
     def _check_drop_fraction(self) -> None:
         if not 0.0 <= self.drop_fraction < 1.0:

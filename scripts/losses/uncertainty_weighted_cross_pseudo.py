@@ -22,12 +22,15 @@ def uncertainty_weighted_cross_pseudo(
     """Map [B, 1, *spatial] of :class:`UncertaintyWeightedCrossPseudoLoss` from log-probabilities [B, C, *spatial]."""
     teacher_log_p, teacher_p = teacher_log_p.detach(), teacher_p.detach()
     if hard:
-        cross_entropy = -log_p.gather(1, teacher_log_p.max(1, keepdim=True)[1])
+        winner = teacher_log_p.max(1, keepdim=True)[1]
+        q = torch.zeros_like(log_p).scatter_(1, winner, 1.0)
     else:
-        cross_entropy = -((teacher_log_p / temperature).softmax(1) * log_p).sum(1, keepdim=True)
-    divergence = (teacher_p * (teacher_log_p - log_p)).sum(1, keepdim=True)
-    weight = torch.exp(-divergence.detach()) if detach_weight else torch.exp(-divergence)
-    return weight * cross_entropy + gamma * divergence
+        q = (teacher_log_p / temperature).softmax(1)
+    negative_entropy = (teacher_p * teacher_log_p).sum(1, keepdim=True)
+    divergence = negative_entropy - (teacher_p * (log_p.detach() if detach_weight else log_p)).sum(1, keepdim=True)
+    # Cross entropy and divergence both multiply log_p by something: added up first, it is one pass over the volume.
+    target = torch.exp(-divergence) * q + gamma * teacher_p
+    return gamma * negative_entropy - (target * log_p).sum(1, keepdim=True)
 
 
 class UncertaintyWeightedCrossPseudoLoss(_Loss):

@@ -69,7 +69,7 @@ def reduce_voxels(loss: torch.Tensor, mask: torch.Tensor | None, reduction: str)
     is a zero that backpropagates. ``"none"`` returns the map, zero where a voxel is left out.
     """
     if mask is not None:
-        loss = loss.masked_fill(~mask, 0.0)
+        loss = torch.where(mask, loss, 0.0)
     if reduction == "none":
         return loss
     total = loss.sum()

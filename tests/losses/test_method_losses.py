@@ -20,7 +20,7 @@ from scripts.losses import (
 
 from . import loss_references as reference
 
-CLASSES = [2, 3, 5]
+CLASSES = [2, 3, 14]
 SPATIAL = [(7, 6), (4, 5, 3)]
 EVERY_SHAPE = pytest.mark.parametrize("shape", [(2, c, *s) for c in CLASSES for s in SPATIAL], ids=str)
 FEATURE_CHANNELS = 4

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -19,6 +19,8 @@ from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
 from .method import Method, forward_jointly
 
 __all__ = ["DualNetworkMethod"]
+
+CONSISTENCY_TERMS = frozenset({"cross_pseudo", "entropy_filtered", "cosine"})
 
 
 class DualNetworkMethod(Method):
@@ -42,6 +44,8 @@ class DualNetworkMethod(Method):
         ramp: w(t), callable from progress in [0, 1] to a factor in [0, 1] on all unlabelled terms.
         decay_drop_fraction: let the fraction of voxels that the entropy filter drops shrink linearly to 0 over the
             training (Wang et al., U2PL, CVPR 2022).
+        without: terms of the consistency to leave out, for ablations: any of ``cross_pseudo``, ``entropy_filtered``,
+            ``cosine``.
         copy_paste: not in the paper: a further term, on images mixed from a labelled and an unlabelled one (Bai et
             al., CVPR 2023, arXiv 2305.00673), pseudo-labelled by both teachers together. None: without.
         copy_paste_loss: loss of (logits, :class:`MixedBatch`).
@@ -51,7 +55,7 @@ class DualNetworkMethod(Method):
 
     Raises:
         ValueError: when ``contrastive`` is given without ``consistency``, whose entropy filter it needs, or
-            ``copy_paste`` without ``teacher``.
+            ``copy_paste`` without ``teacher``, or ``without`` names an unknown term.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class DualNetworkMethod(Method):
         contrastive_weight: float = 0.1,
         ramp: Callable[[float], float] | None = None,
         decay_drop_fraction: bool = False,
+        without: Sequence[str] = (),
         copy_paste: CopyPaste | None = None,
         copy_paste_loss: CopyPasteLoss | None = None,
         copy_paste_weight: float = 1.0,
@@ -75,6 +80,8 @@ class DualNetworkMethod(Method):
             raise ValueError(
                 "contrastive needs consistency: its entropy filter tells reliable voxels from unreliable ones"
             )
+        if unknown := set(without) - CONSISTENCY_TERMS:
+            raise ValueError(f"without names {sorted(unknown)}, but the terms are {sorted(CONSISTENCY_TERMS)}.")
         if copy_paste is not None and teacher is None:
             raise ValueError("copy_paste needs a teacher for its pseudo-labels: give it the moving average's module.")
         self.supervised = supervised
@@ -87,6 +94,7 @@ class DualNetworkMethod(Method):
         self.ramp = SigmoidRamp() if ramp is None else ramp
         self.decay_drop_fraction = decay_drop_fraction
         self._drop_fraction = 0.0 if consistency is None else consistency.labeler.drop_fraction
+        self.without = frozenset(without)
         self.copy_paste = copy_paste
         self.copy_paste_loss = CopyPasteLoss() if copy_paste_loss is None else copy_paste_loss
         self.copy_paste_weight = copy_paste_weight
@@ -129,7 +137,8 @@ class DualNetworkMethod(Method):
             self.consistency.labeler.drop_fraction = self._drop_fraction * (1 - progress)
         labels, reliable = self.consistency.labeler(logits_a, logits_b)
         self.observe_pseudo_labels(labels, reliable, logits_a.shape[1])
-        losses = self.consistency.terms(logits_a, logits_b, labels, reliable)
+        terms = self.consistency.terms(logits_a, logits_b, labels, reliable)
+        losses = {name: loss for name, loss in terms.items() if name not in self.without}
         if self.contrastive_a is not None:
             weight = self.contrastive_weight
             losses["contrastive_a"] = weight * self.contrastive_a(output.a.features, logits_a, labels, reliable)

@@ -45,6 +45,11 @@ def train(bundle_root, names, runs, **options):
         (None, {"supervised_a", "rectification_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a"}),
         ("methods/supervised", {"supervised_a", "supervised_b"}),
         ("methods/cps", {"supervised_a", "cross_pseudo_a", "cross_pseudo_b"}),
+        ("methods/mean_teacher", {"supervised_a", "consistency_a", "consistency_b"}),
+        ("methods/uamt", {"supervised_a", "consistency_a", "consistency_b"}),
+        ("methods/mcf", {"supervised_a", "rectification_a", "correction_a", "correction_b"}),
+        ("methods/bcp", {"copy_paste_a", "copy_paste_b"}),
+        ("methods/dual_network_copy_paste", {"supervised_a", "contrastive_a", "copy_paste_a", "copy_paste_b"}),
         ("methods/as_released", {"supervised_a", "rectification_a", "cross_pseudo", "divergence", "cosine"}),
     ],
 )

@@ -141,6 +141,14 @@ def test_cps_is_the_cross_entropy_with_the_other_networks_argmax(network, batche
     assert gradient_size(losses["cross_pseudo_a"], network.b) == 0
 
 
+def test_terms_can_be_left_out(network, batches):
+    whole = full_method()(network, *batches, progress=0.5)
+    left = full_method(without=["entropy_filtered", "cosine"])(network, *batches, progress=0.5)
+    assert set(whole) - set(left) == {"entropy_filtered", "cosine"}
+    with pytest.raises(ValueError, match="kosinus"):
+        full_method(without=["kosinus"])
+
+
 def test_the_contrastive_term_needs_the_entropy_filter():
     with pytest.raises(ValueError, match="consistency"):
         full_method(consistency=None)

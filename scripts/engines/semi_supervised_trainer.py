@@ -209,7 +209,11 @@ def _seed_epoch(engine: SemiSupervisedTrainer) -> None:
 def _stop_at_non_finite_loss(engine: SemiSupervisedTrainer) -> None:
     losses = named_losses(engine.state.output)
     if not np.isfinite(losses[Keys.LOSS]):
+        remedy = "lower learning_rate or set max_grad_norm"
+        if engine.amp and engine.state.device.type == "cpu":
+            # oneDNN's bfloat16 gradient of a 3-wide convolution is wrong for some inputs two voxels wide
+            remedy = "set amp to False (bfloat16 on a CPU fails for some patch sizes)"
         raise RuntimeError(
             f"The loss of epoch {engine.state.epoch} is not finite: {losses}. The last checkpoint is from before it; "
-            "lower learning_rate or set max_grad_norm and start again."
+            f"{remedy} and start again."
         )

@@ -110,6 +110,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
         next(trainer.network.parameters()).fill_(float("nan"))
     with pytest.raises(RuntimeError, match="not finite.*learning_rate"):
         trainer.run()
+    trainer.amp = True
+    with pytest.raises(RuntimeError, match="not finite.*amp to False"):
+        trainer.run()
 
 
 def test_monai_handlers_show_every_loss(tmp_path):

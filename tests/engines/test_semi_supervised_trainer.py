@@ -104,14 +104,12 @@ def test_without_unlabelled_scans_the_run_is_supervised_and_says_so(caplog):
     assert set(trainer.state.output) == {"loss", "supervised_a", "supervised_b", "label_class_share"}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
-    trainer = make_trainer(max_epochs=1)
+@pytest.mark.parametrize("amp, advice", [(False, "learning_rate"), (True, "amp to False")])
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice(amp, advice):
+    trainer = make_trainer(max_epochs=1, amp=amp)
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(float("nan"))
-    with pytest.raises(RuntimeError, match="not finite.*learning_rate"):
-        trainer.run()
-    trainer.amp = True
-    with pytest.raises(RuntimeError, match="not finite.*amp to False"):
+    with pytest.raises(RuntimeError, match=f"not finite.*{advice}"):
         trainer.run()
 
 

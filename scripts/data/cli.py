@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line ``dualseg`` (split, check, convert, prepare); in the bundle ``python -m scripts.data``."""
 
-from __future__ import annotations
+# No postponed annotations here: Fire shows them as they are.
 
 import functools
 import json
@@ -129,15 +129,16 @@ def prepare(
     scan cannot be prepared like this. Use it to compare with such figures, and for nothing else.
 
     Args:
-        dataset: left_atrium (2018 Atrial Segmentation Challenge: CASE/lgemri.nrrd, laendo.nrrd), pancreas (NIH
-            Pancreas-CT: PANCREAS_0001/.../*.dcm, label0001.nii.gz), brats2019 (CASE/CASE_flair.nii.gz,
-            CASE_seg.nii.gz), or decathlon:Task01 to decathlon:Task10, which is downloaded.
+        dataset: decathlon:Task01 to decathlon:Task10, which are downloaded, or one that you have downloaded, which is
+            left_atrium (2018 Atrial Segmentation Challenge, CASE/lgemri.nrrd and CASE/laendo.nrrd), pancreas (NIH
+            Pancreas-CT, PANCREAS_0001/.../*.dcm and label0001.nii.gz) or brats2019 (CASE/CASE_flair.nii.gz and
+            CASE/CASE_seg.nii.gz).
         output: folder to write to.
         source: folder of the unpacked release, the cases at any depth; for the Decathlon the archive, where it has been
             downloaded already.
         benchmark: prepare as the semi-supervised benchmark does.
-        lists: folder of the benchmark's train.list, test.list (and val.list); default: the source. With them its splits
-            are written: datalist_8.json has 8 labelled cases.
+        lists: folder of the benchmark's train.list, test.list (and val.list); default is the source. With them its
+            splits are written, e.g. datalist_8.json with 8 labelled cases.
     """
     dataset, output, source, lists = str(dataset), str(output), _text(source), _text(lists)
     console = Console()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 
 from scripts.data import DataError, load_datalist
 from scripts.data.cases import case_name, collect_cases
-from scripts.data.cli import main
+from scripts.data.cli import COMMANDS, main
 from scripts.data.split import split_cases, write_datalist
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
@@ -384,6 +386,19 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path, capsys):
     assert "case00.nii.gz: cannot be written (File too large)" in errors
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("images", "labels")]
     assert left == []
+
+
+@pytest.mark.parametrize("name", ["split", "check", "convert", "prepare"])
+def test_help_says_all_that_the_docstring_says(name, capfd, monkeypatch):
+    """Fire drops what follows a colon on a later line of an argument."""
+    monkeypatch.setenv("PAGER", "cat")
+    assert run(name, "--help") == 0
+    shown = capfd.readouterr()
+    words = " ".join((shown.out + shown.err).split())
+    about, _, arguments = COMMANDS[name].__doc__.partition("Args:")
+    texts = [" ".join(text.split()) for text in re.split(r"\n {8}(?! )\w+: ", arguments)[1:]]
+    assert len(texts) == len(inspect.signature(COMMANDS[name]).parameters)
+    assert all(text in words for text in (" ".join(about.split("\n\n")[0].split()), *texts))
 
 
 def test_module_runs_and_has_help(bundle_root):

@@ -23,11 +23,16 @@ def training_stats(settings: Settings) -> dict[str, Any]:
         ``model``: the run's folder.
     """
     pattern = re.compile(re.escape(settings.name) + r"(_\d+)?")
-    runs = [path for path in settings.models_dir.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    if not runs:
+    written = [
+        path
+        for name in ("config.json", "train_log.jsonl")
+        for path in settings.models_dir.glob(f"*/{name}")
+        if pattern.fullmatch(path.parent.name)
+    ]
+    if not written:
         return {}
-    newest = max(runs, key=lambda path: path.stat().st_mtime)
-    config, folder = json.loads(newest.read_text()), newest.parent
+    folder = max(written, key=lambda path: path.stat().st_mtime).parent  # an older run may have been taken up again
+    config = json.loads((folder / "config.json").read_text())
     datalist = json.loads(Path(config["dataset_dir"], config["datalist_name"]).read_text())
     takes_unlabeled = config["train"]["unlabeled"]["dataset"]["data"] != []
     records = RunLog(folder / "train_log.jsonl").read()

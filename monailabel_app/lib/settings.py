@@ -11,7 +11,8 @@ from pathlib import Path
 
 from scripts.data import DataError
 
-CONF_KEYS = ("name", "labels", "dataset")
+OWN_KEYS = ("name", "labels", "dataset")
+MONAI_LABEL_KEYS = ("server_mode", "preload")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Settings:
         Raises:
             DataError: when an option makes no sense.
         """
+        for key in conf:
+            if key not in OWN_KEYS + MONAI_LABEL_KEYS:
+                raise DataError(f"--conf {key}: no such option. Choose from {', '.join(OWN_KEYS)}.")
         name = conf.get("name", "dualseg")
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise DataError(f"--conf name {name!r}: use letters, digits, '_', '-' and '.'; it becomes a folder's name.")

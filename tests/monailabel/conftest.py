@@ -65,10 +65,20 @@ def make_studies(hippocampus, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(bundle_root, tmp_path_factory):
-    """The hippocampus config with networks and patches that train in seconds."""
-    config = json.loads((bundle_root / "configs" / "datasets" / "hippocampus.json").read_text())
-    config["cpu"] |= {"base_channels": 4, "patch_size": [32, 32, 32]}
-    path = tmp_path_factory.mktemp("config") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return str(path)
+def write_dataset(bundle_root, tmp_path_factory):
+    """Write the hippocampus config with other settings of the cpu recipe; its path."""
+
+    def write(**cpu):
+        config = json.loads((bundle_root / "configs" / "datasets" / "hippocampus.json").read_text())
+        config["cpu"] |= cpu
+        path = tmp_path_factory.mktemp("config") / "dataset.json"
+        path.write_text(json.dumps(config))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny(write_dataset):
+    """Networks and patches with which a step takes an instant."""
+    return write_dataset(base_channels=4, patch_size=[32, 32, 32])

@@ -75,6 +75,7 @@ def test_without_options_it_serves_the_shipped_model_as_the_bundle_does(bundle, 
 
 
 BAD = {
+    "a mistyped option": ({"label": "head"}, "--conf label: no such option. Choose from name, labels, dataset"),
     "a folder as name": ({"name": "../x"}, "becomes a folder's name"),
     "a name twice": ({"labels": "head,head"}, "Name each structure once"),
     "an empty name": ({"labels": "head,"}, "Name each structure once"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = "hippo"
 SCANS, LABELS = 12, 3
-OPTIONS = {"max_epochs": 4, "epoch_length": 30, "device": "cpu"}
+OPTIONS = {"max_epochs": 4, "epoch_length": 30, "device": "cpu"}  # enough to learn something
 
 
 def read(path):
@@ -44,11 +44,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(copy_bundle, make_studies, folder, tiny):
-    bundle, studies = copy_bundle(), make_studies(SCANS)
+def start(copy_bundle, make_studies, folder, write_dataset):
+    bundle, studies, dataset = copy_bundle(), make_studies(SCANS), write_dataset(base_channels=8)
 
     def start():
-        server = LabelServer(bundle, studies, {"name": MODEL, "dataset": tiny}, folder / "server.log")
+        server = LabelServer(bundle, studies, {"name": MODEL, "dataset": dataset}, folder / "server.log")
         server.models = bundle / "monailabel_app" / "model"
         return server
 
@@ -127,7 +127,7 @@ def test_the_next_inference_uses_the_new_weights(story):
     scores = {
         stage: np.mean([dice(story[stage][name], truth[name]) for name in truth]) for stage in ("before", "after")
     }
-    assert scores["after"] > scores["before"] + 0.2, scores
+    assert scores["after"] > scores["before"] + 0.1, scores
     assert story["answer"]["model"].startswith(story["models"][-1])
     assert story["answer"]["label_names"] == {"anterior hippocampus": 1, "posterior hippocampus": 2}
     assert after[next(iter(truth))].dtype == np.uint8
@@ -148,7 +148,7 @@ def test_the_least_sure_scan_comes_first(story):
 
 def test_a_server_killed_while_it_trains_loses_neither_model_nor_labels(story, start, hippocampus):
     name = list(hippocampus)[SCANS - 1]
-    long = OPTIONS | {"max_epochs": 6, "epoch_length": 10}
+    long = OPTIONS | {"max_epochs": 8, "epoch_length": 5}
     with start() as server:
         server.client.train_start(MODEL, long)
         checkpoint = server.models / f"{MODEL}_3" / "last.pt"
@@ -157,10 +157,10 @@ def test_a_server_killed_while_it_trains_loses_neither_model_nor_labels(story, s
             assert time.monotonic() < deadline and server.client.train_status()["status"] in ("SUBMITTED", "RUNNING")
             time.sleep(0.05)
         training = server.children()
-        for process in (server.process, *training):
-            os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(training, timeout=20)
+        os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait(timeout=20)
+        _, alive = psutil.wait_procs(training, timeout=120)
+        assert not alive, "the training goes on without its server, beside the next one"
     epoch = torch.load(checkpoint, weights_only=True)["epoch"]
     assert 1 <= epoch < long["max_epochs"], "the training ended before it could be killed"
 

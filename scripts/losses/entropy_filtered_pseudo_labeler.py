@@ -93,15 +93,14 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         self._check_drop_fraction()
         p, log_p, other_p, other_log_p = p.detach(), log_p.detach(), other_p.detach(), other_log_p.detach()
         entropy, other_entropy = normalized_entropy(p, log_p), normalized_entropy(other_p, other_log_p)
-        fused = (p * torch.exp(-entropy)).addcmul_(other_p, torch.exp(-other_entropy))
+        fused = (p * entropy.neg().exp_()).addcmul_(other_p, other_entropy.neg().exp_())
         labels = fused.max(1, keepdim=True)[1]  # on a CPU, many times faster than argmax
         if self.drop_fraction == 0.0 or labels.numel() == 0:
             return labels, torch.ones_like(labels, dtype=torch.bool)
-        classes = p.shape[1] if self.per_class else 1
-        cases = torch.arange(p.shape[0], device=labels.device).view([-1] + [1] * (labels.dim() - 1))
-        groups = cases * classes + labels if self.per_class else cases.expand_as(labels)
-        reliable = self._reliable(entropy, groups, classes * p.shape[0])
-        other_reliable = self._reliable(other_entropy, groups, classes * p.shape[0])
+        groups = labels if self.per_class else torch.zeros_like(labels)
+        group_count = p.shape[1] if self.per_class else 1
+        reliable = self._reliable(entropy, groups, group_count)
+        other_reliable = self._reliable(other_entropy, groups, group_count)
         mask = reliable & other_reliable if self.combine == "either" else reliable | other_reliable
         return labels, mask
 
@@ -110,24 +109,26 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         # An odd stride visits all columns of a volume whose sides are even.
         cells = (voxels + self.max_ranked_voxels - 1) // self.max_ranked_voxels
         stride = cells | 1 if cells > 1 else 1
-        # float32, as the ranks are; abs, as a zero may have a sign
-        entropy = entropy.float().abs()
-        ranked = entropy.flatten(1)[:, ::stride].flatten()
-        thresholds = self._thresholds(ranked, groups.flatten(1)[:, ::stride].flatten(), group_count)
-        return entropy <= thresholds.take(groups)
+        entropy = entropy.float()
+        thresholds = self._thresholds(entropy.flatten(1)[:, ::stride], groups.flatten(1)[:, ::stride], group_count)
+        return entropy <= thresholds.gather(1, groups.flatten(1)).view_as(entropy)
 
     def _thresholds(self, entropy: torch.Tensor, groups: torch.Tensor, group_count: int) -> torch.Tensor:
-        """Highest entropy [groups] that is kept, for float32 entropy and groups [voxels]; infinite for an empty group.
+        """Highest entropy [B, groups] that is kept, for entropy (float32) and groups [B, voxels]; infinite if empty.
 
-        The bits of a float32 that is not negative are in the order of its values, so one sort of integers, with the
-        group above the bits, ranks the entropies within all groups.
+        The bits of a float32 that is not negative are in the order of its values, so one sort of integers, with case
+        and group above the bits, ranks the entropies within the groups of all cases.
         """
-        ranked = ((groups << 32) + torch.view_copy(entropy, dtype=torch.int32)).sort(stable=True)[0]
-        starts = torch.searchsorted(ranked, torch.arange(group_count + 1, device=groups.device) << 32)
-        counts = starts[1:] - starts[:-1]
+        cases = torch.arange(groups.shape[0], device=groups.device)[:, None]
+        bits = torch.view_copy(entropy.abs(), dtype=torch.int32)  # abs, as a zero may have a sign
+        ranked = (((cases * group_count + groups) << 32) + bits).flatten().sort(stable=True)[0]
+        ids = torch.arange(groups.shape[0] * group_count + 1, device=groups.device)
+        bounds = torch.searchsorted(ranked, ids << 32)
+        counts = bounds[1:] - bounds[:-1]
         kept = counts - (counts * self.drop_fraction).long()
-        last = ranked[(starts[:-1] + kept - 1).clamp(min=0)] & 0x7FFFFFFF
-        return torch.view_copy(last.int(), dtype=torch.float32).masked_fill(counts == 0, float("inf"))
+        last = (ranked[(bounds[:-1] + kept - 1).clamp(min=0)] & 0x7FFFFFFF).int()
+        thresholds = torch.view_copy(last, dtype=torch.float32).masked_fill(counts == 0, float("inf"))
+        return thresholds.view(groups.shape[0], group_count)
 
     def _check_drop_fraction(self) -> None:
         if not 0.0 <= self.drop_fraction < 1.0:

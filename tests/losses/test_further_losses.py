@@ -207,6 +207,19 @@ def test_a_memory_overwrites_its_oldest_rows():
     assert bank.filled.tolist() == [3, 0] and not bank.features[1].any()
 
 
+def test_a_memory_fills_its_rows_in_order_and_draws_from_all_of_them():
+    torch.manual_seed(0)
+    bank = ClassMemoryBank(2, 1, size=8)
+    rows = torch.arange(1.0, 6.0).view(1, 5, 1).expand(2, 5, 1)
+    bank.push(rows[:, :2], torch.tensor([[True, True], [False, False]]))
+    bank.push(rows[:, 2:], torch.tensor([[True, True, True], [False, False, False]]))
+    assert bank.features[0, :, 0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0]
+    features, exist = bank.draw(5000)
+    assert exist[0].all() and not exist[1].any()
+    shares = torch.bincount(features[0, :, 0].long(), minlength=6)[1:] / 5000
+    torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.03, rtol=0)
+
+
 def test_a_memory_is_written_in_training_mode_only_and_is_in_the_state():
     inputs = draw((2, 3, 8, 8))
     loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0).eval()
@@ -253,6 +266,17 @@ def gradients(net, *losses):
     return [
         torch.cat([g.flatten() for g in torch.autograd.grad(v, net.parameters(), retain_graph=True)]) for v in losses
     ]
+
+
+def test_frozen_and_unused_parameters_are_left_alone():
+    net = torch.nn.ModuleDict(
+        {name: torch.nn.Linear(2, 1) for name in ("shared", "supervised_only", "unused", "frozen")}
+    )
+    net["frozen"].requires_grad_(False)
+    h = net["frozen"](net["shared"](torch.ones(1, 2)).expand(1, 2))
+    ConflictFreeGradient(net.parameters()).backward((h + net["supervised_only"](torch.ones(1, 2))).sum(), h.sum())
+    assert net["frozen"].weight.grad is None and not net["unused"].weight.grad.any()
+    torch.testing.assert_close(net["supervised_only"].weight.grad, torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -62,6 +62,7 @@ TERMS = {
     "cosine": (lambda a, b, y, f, m: CosineConsistencyLoss()(a, b), {"a", "b"}),
     "consistency": (lambda a, b, y, f, m: CrossConsistencyEnhancementLoss()(a, b), {"a", "b"}),
     "consistency_a": (lambda a, b, y, f, m: CrossConsistencyEnhancementLoss(direction="a_from_b")(a, b), {"a"}),
+    "consistency_b": (lambda a, b, y, f, m: CrossConsistencyEnhancementLoss(direction="b_from_a")(a, b), {"b"}),
     "contrastive": (lambda a, b, y, f, m: contrastive(a.shape[1])(f, a, y, m), {"f"}),
     "contrastive_distance": (lambda a, b, y, f, m: contrastive(a.shape[1], form="distance")(f, a, y, m), {"f"}),
 }
@@ -153,6 +154,51 @@ def test_cross_consistency_enhancement_is_the_sum_of_its_parts(shape):
     torch.testing.assert_close(sum(terms.values()), loss(a, b))
     part = EntropyFilteredPseudoLoss()
     torch.testing.assert_close(terms["entropy_filtered"], part(a, labels, mask) + part(b, labels, mask))
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_options_of_cross_consistency_enhancement_reach_its_parts(hard):
+    a, b, *_ = draw((2, 3, 6, 5))
+    cross = {"temperature": 1.5, "gamma": 0.3, "hard": hard}
+    filtering = {"drop_fraction": 0.4, "combine": "both", "per_class": False}
+    terms = CrossConsistencyEnhancementLoss(cosine_weight=0.7, **cross, **filtering).terms(a, b)
+    n_a, n_b = a.numpy(), b.numpy()
+    labels, mask = reference.entropy_filter(n_a, n_b, **filtering)
+    expected = {
+        "cross_pseudo": np.mean(
+            [reference.uncertainty_weighted_cross_pseudo(*pair, **cross) for pair in ((n_a, n_b), (n_b, n_a))]
+        ),
+        "entropy_filtered": sum(reference.entropy_filtered_pseudo(z, labels, mask) for z in (n_a, n_b)),
+        "cosine": 0.7 * reference.cosine_consistency(n_a, n_b),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_consistency_enhancement_attaches_the_weight_when_asked():
+    a, b, *_ = draw((2, 3, 6, 5))
+    a.requires_grad_()
+    gradients = [
+        torch.autograd.grad(term, a)[0]
+        for term in (
+            CrossConsistencyEnhancementLoss(detach_weight=False, direction="a_from_b").terms(a, b)["cross_pseudo"],
+            UncertaintyWeightedCrossPseudoLoss(detach_weight=False)(a, b),
+            UncertaintyWeightedCrossPseudoLoss()(a, b),
+        )
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert not torch.allclose(gradients[0], gradients[2])
+
+
+def test_cross_consistency_enhancement_wants_labels_and_mask_together():
+    a, b, labels, _, mask = draw((2, 3, 6, 5))
+    for given in ({"labels": labels}, {"mask": mask}):
+        with pytest.raises(ValueError, match="only one of them"):
+            CrossConsistencyEnhancementLoss()(a, b, **given)
+
+
+def test_a_network_at_the_threshold_is_sure():
+    a, b = torch.tensor([[[[200.0]], [[-200.0]]]]), torch.tensor([[[[0.0]], [[0.1]]]])
+    assert DisagreementRectificationLoss(threshold=1.0)(a, b, torch.tensor([[[[1]]]])).item() == 1.0
 
 
 @EVERY_SHAPE

@@ -7,7 +7,8 @@
 Every row is trained by ``monai.bundle run training`` with the same networks, augmentation and number of steps; the
 table, with the command of each row, replaces what stands between ``<!-- ablation DATASET -->`` and
 ``<!-- /ablation DATASET -->`` in docs/ablation.md. Nothing in it is typed by hand, and what was not run is listed as
-not run. Trained runs are recognised by their folder, ``RUNS_DIR/DATASET_METHOD_seedN`` with a ``run.json`` in it.
+not run. What a finished run found is kept, scan by scan, in ``benchmarks/ablation/results/DATASET_METHOD_seedN.json``;
+delete that file to have the run repeated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "ablation" / "results"
 COPY_PASTE = "configs/methods/dual_network_copy_paste.json"
 
 
@@ -98,15 +101,21 @@ def ablation(
     page = Path(document) if Path(document).is_absolute() else ROOT / document
     extra = [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
     runs = Path(runs_dir).resolve()
-    write_table(page, dataset, configs, extra, runs)
+    write_table(page, dataset, configs, extra)
     # all rows with seed 0 before any with seed 1: a table cut short by time compares every method
     for seed in range(seeds if train else 0):
         for name in names:
-            if (seed == 0 or ROWS[name].always) and not is_finished(runs, dataset, name, seed):
+            result = RESULTS / f"{dataset}_{name}_seed{seed}.json"
+            if (seed > 0 and not ROWS[name].always) or result.exists():
+                continue
+            folder = runs / f"{dataset}_{name}_seed{seed}"
+            if not (folder / "run.json").exists():
                 data = str(Path(dataset_dir).resolve())
                 options = ["--dataset_dir", data, "--seed", str(seed), "--runs_dir", str(runs), *extra]
                 run(configs + list(ROWS[name].configs), options, threads)
-                write_table(page, dataset, configs, extra, runs)
+            RESULTS.mkdir(exist_ok=True)
+            result.write_text(json.dumps(summary(folder), indent=1) + "\n")
+            write_table(page, dataset, configs, extra)
 
 
 def run(configs: list[str], options: list[str], threads: int | None) -> None:
@@ -118,11 +127,32 @@ def run(configs: list[str], options: list[str], threads: int | None) -> None:
         raise SystemExit("The run above failed; what was finished before it is in the table.")
 
 
-def is_finished(runs_dir: Path, dataset: str, name: str, seed: int) -> bool:
-    return (runs_dir / f"{dataset}_{name}_seed{seed}" / "run.json").exists()
+def summary(folder: Path) -> dict:
+    """What a finished run found: scores of the ensemble, mean over foreground classes, of every scan; and its cost."""
+    metrics, model, record = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "model", "run"))
+    cases = defaultdict(lambda: defaultdict(list))
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if line["network"] == "ensemble":
+                for key, _ in METRICS:
+                    cases[line["case"]][key].append(float(line[key]))
+    epochs = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return {
+        "scores": {key: metrics["networks"]["ensemble"]["mean_foreground"][key]["mean"] for key, _ in METRICS},
+        "steps": model["iterations"],
+        "minutes": round(sum(epoch.get("seconds", 0) for epoch in epochs) / 60, 1),
+        "peak_memory_gib": record["peak_memory_gib"],
+        "device": record["device"],
+        "versions": record["versions"],
+        "finished": record["finished"],
+        "cases": {
+            case: {key: round(float(np.mean(values)), 5) for key, values in scores.items()}
+            for case, scores in cases.items()
+        },
+    }
 
 
-def write_table(page: Path, dataset: str, configs: list[str], extra: list[str], runs_dir: Path) -> None:
+def write_table(page: Path, dataset: str, configs: list[str], extra: list[str]) -> None:
     """Replace the table of this data set in the page.
 
     Raises:
@@ -132,40 +162,37 @@ def write_table(page: Path, dataset: str, configs: list[str], extra: list[str], 
     text = page.read_text() if page.exists() else ""
     if begin not in text or end not in text:
         raise SystemExit(f"{page}: no lines {begin.strip()} and {end.strip()} between which the table goes.")
-    runs = {name: finished_runs(runs_dir, dataset, name) for name in ROWS}
-    table = table_of(runs) + commands_of(runs, configs, extra)
+    results = {name: finished(dataset, name) for name in ROWS}
+    table = table_of(results) + commands_of(results, configs, extra)
     before, after = text.split(begin)[0], text.split(end)[1]
     temporary = page.with_suffix(".tmp")
     temporary.write_text(before + begin + table + end + after)
     temporary.replace(page)
 
 
-def finished_runs(runs_dir: Path, dataset: str, name: str) -> dict[int, Path]:
-    """Folders of the finished runs of a row, by seed."""
-    folders = runs_dir.glob(f"{dataset}_{name}_seed*/run.json")
-    found = {path.parent.name.rpartition("_seed")[2]: path.parent for path in folders}
-    return {int(seed): folder for seed, folder in sorted(found.items()) if seed.isdigit()}
+def finished(dataset: str, name: str) -> dict[int, dict]:
+    """Summaries of the finished runs of a row, by seed."""
+    found = {path.stem.rpartition("_seed")[2]: path for path in RESULTS.glob(f"{dataset}_{name}_seed*.json")}
+    return {int(seed): json.loads(path.read_text()) for seed, path in sorted(found.items()) if seed.isdigit()}
 
 
-def table_of(runs: dict[str, dict[int, Path]]) -> str:
-    baseline = case_dice(runs["supervised"])
+def table_of(results: dict[str, dict[int, dict]]) -> str:
     lines = [
         "| method | seeds | Dice | Jaccard | HD95 (mm) | ASD (mm) | minus supervised | p | minutes | GiB |\n",
         "|---|---|---|---|---|---|---|---|---|---|\n",
     ]
     for name, row in ROWS.items():
-        if not runs[name]:
+        if not results[name]:
             lines.append(f"| {row.title} | not run |" + " |" * 8 + "\n")
             continue
-        scores = [summary(folder) for folder in runs[name].values()]
-        cells = [row.title, str(len(scores))]
-        cells += [spread([score[key] for score in scores], digits) for key, digits in METRICS]
-        cells += compare(case_dice(runs[name]), baseline) if name != "supervised" else ["", ""]
-        cells += [spread([score[key] for score in scores], digits) for key, digits in COSTS]
+        runs = list(results[name].values())
+        cells = [row.title, str(len(runs))]
+        cells += [spread([run["scores"][key] for run in runs], digits) for key, digits in METRICS]
+        cells += compare(results[name], results["supervised"]) if name != "supervised" else ["", ""]
+        cells += [spread([run[key] for run in runs], digits) for key, digits in COSTS]
         lines.append("| " + " | ".join(cells) + " |\n")
-    steps = {summary(folder)["steps"] for folders in runs.values() for folder in folders.values()}
-    devices = {summary(folder)["device"] for folders in runs.values() for folder in folders.values()}
-    budget = f"Steps: {join(steps)}; on {join(devices)}. " if steps else ""
+    runs = [run for by_seed in results.values() for run in by_seed.values()]
+    budget = f"Steps: {join(run['steps'] for run in runs)}; on {join(run['device'] for run in runs)}. " if runs else ""
     return "".join(lines) + "\n" + budget + EXPLANATION
 
 
@@ -178,22 +205,8 @@ EXPLANATION = (
 )
 
 
-def join(values: set) -> str:
-    return ", ".join(str(value) for value in sorted(values, key=str))
-
-
-def summary(folder: Path) -> dict:
-    """Mean scores over the scans, and cost, of one run."""
-    metrics, model, record = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "model", "run"))
-    mean = metrics["networks"]["ensemble"]["mean_foreground"]
-    epochs = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return {
-        **{key: mean[key]["mean"] for key, _ in METRICS},
-        "minutes": sum(epoch.get("seconds", 0) for epoch in epochs) / 60,
-        "peak_memory_gib": record["peak_memory_gib"],
-        "steps": model["iterations"],
-        "device": record["device"],
-    }
+def join(values: Iterable) -> str:
+    return ", ".join(str(value) for value in sorted(set(values), key=str))
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -201,36 +214,24 @@ def spread(values: list[float], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def case_dice(folders: dict[int, Path]) -> dict[int, dict[str, float]]:
-    """Mean foreground Dice of the ensemble on every scan, by seed."""
-    result = {}
-    for seed, folder in folders.items():
-        cases = defaultdict(list)
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["network"] == "ensemble":
-                    cases[line["case"]].append(float(line["dice"]))
-        result[seed] = {case: float(np.mean(scores)) for case, scores in cases.items()}
-    return result
-
-
-def compare(method: dict[int, dict[str, float]], baseline: dict[int, dict[str, float]]) -> list[str]:
+def compare(method: dict[int, dict], baseline: dict[int, dict]) -> list[str]:
     """Mean difference over the scans, and the p-value of the paired test, from the seeds that both have."""
     seeds = sorted(method.keys() & baseline.keys())
     if not seeds:
         return ["", ""]
-    cases = sorted(set.intersection(*(set(scores[seed]) for scores in (method, baseline) for seed in seeds)))
-    differences = [np.mean([method[seed][case] - baseline[seed][case] for seed in seeds]) for case in cases]
+    pairs = [(method[seed]["cases"], baseline[seed]["cases"]) for seed in seeds]
+    cases = sorted(set.intersection(*(set(scores) for pair in pairs for scores in pair)))
+    differences = [np.mean([ours[case]["dice"] - theirs[case]["dice"] for ours, theirs in pairs]) for case in cases]
     p = wilcoxon(differences).pvalue if len(cases) > 5 and np.any(differences) else float("nan")
     return [f"{100 * np.mean(differences):+.2f} points", f"{p:.2g}"]
 
 
-def commands_of(runs: dict[str, dict[int, Path]], configs: list[str], extra: list[str]) -> str:
+def commands_of(results: dict[str, dict[int, dict]], configs: list[str], extra: list[str]) -> str:
     """The command of each row, without the folders of the machine it ran on."""
     lines = ["<details><summary>Commands</summary>\n\n"]
     for name, row in ROWS.items():
         files = ",".join(f"'{config}'" for config in [*configs, *row.configs])
-        seeds = f"; run with seeds {join(set(runs[name]))}" if runs[name] else "; not run"
+        seeds = f"; run with seeds {join(results[name])}" if results[name] else "; not run"
         command = f'python -m monai.bundle run training --config_file "[{files}]" --dataset_dir DIR --seed N'
         command = " ".join([command, *map(shlex.quote, extra)])
         lines.append(f"- {row.title}: `{command}`{seeds}\n")

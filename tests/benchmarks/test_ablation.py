@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def script():
+def script(tmp_path):
     spec = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.RESULTS = tmp_path / "results"
     return module
 
 
@@ -36,11 +37,12 @@ def finish(runs, name, seed, dice):
     mean = {key: {"mean": float(np.mean(dice))} for key in ("dice", "jaccard", "hd95_mm", "asd_mm")}
     (folder / "metrics.json").write_text(json.dumps({"networks": {"ensemble": {"mean_foreground": mean}}}))
     (folder / "model.json").write_text(json.dumps({"iterations": 500}))
-    (folder / "run.json").write_text(json.dumps({"peak_memory_gib": 1.3, "device": "CPU, 1 threads"}))
+    record = {"peak_memory_gib": 1.3, "device": "CPU, 1 threads", "versions": {}, "finished": "today"}
+    (folder / "run.json").write_text(json.dumps(record))
     (folder / "train_log.jsonl").write_text('{"seconds": 90}\n{"seconds": 30}\n')
-    rows = ["case,network,class,name,dice"]
+    rows = ["case,network,class,name,dice,jaccard,hd95_mm,asd_mm"]
     for case, value in enumerate(dice):
-        rows += [f"case{case},ensemble,{c},x,{value}" for c in (1, 2)] + [f"case{case},a: net,1,x,0"]
+        rows += [f"case{case},ensemble,{c},x,{value},0.5,2,1" for c in (1, 2)] + [f"case{case},a: net,1,x,0,0,0,0"]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -58,7 +60,11 @@ def test_the_table_has_means_spreads_and_the_paired_test(script, page, tmp_path)
         finish(runs, "supervised", seed, dice)
     for seed, dice in ours.items():
         finish(runs, "dual_network", seed, dice)
-    script.ablation("hippocampus", train=False, runs_dir=str(runs), document=str(page))
+    options = {"dataset_dir": str(tmp_path), "runs_dir": str(runs), "document": str(page)}
+    script.ablation("hippocampus", seeds=3, rows="supervised", **options)
+    script.ablation("hippocampus", seeds=2, rows="dual_network", **options)
+    runs.rename(tmp_path / "gone")  # the table lives on without the run folders
+    script.ablation("hippocampus", train=False, document=str(page))
 
     means = [dice.mean() for dice in supervised.values()]
     row = table_row(page, "supervised only")

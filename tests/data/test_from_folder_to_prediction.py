@@ -71,7 +71,7 @@ def test_twenty_scans_in_a_folder(bundle_root, shared_data, tmp_path, capsys):
 
 
 def test_two_channels_four_classes_thick_slices_and_ct(bundle_root, tmp_path):
-    """Volumes smaller than a patch, axes stored in another order, one channel CT and one of any other kind."""
+    """Volumes smaller than a patch, axes in another order, one channel CT and one not, a label without foreground."""
     affine = np.array([[0, -1.0, 0, 40], [0, 0, 3.0, -7], [1.0, 0, 0, 3.5], [0, 0, 0, 1]])
     rng = np.random.default_rng(0)
     label = np.zeros((20, 24, 8), np.uint8)
@@ -88,6 +88,10 @@ def test_two_channels_four_classes_thick_slices_and_ct(bundle_root, tmp_path):
     content = {"channel_names": {"0": "CT", "1": "PET"}, "labels": names, "file_ending": ".nii.gz"}
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
     assert command("split", tmp_path / "data", "--labeled=2", "--test=1") == 0
+    datalist = json.loads((tmp_path / "data" / "datalist.json").read_text())
+    assert datalist["modality"] == ["CT", "PET"] and all(set(case) == {"image"} for case in datalist["unlabeled"])
+    empty = tmp_path / "data" / datalist["training"][1]["label"]  # the structures are not in this scan
+    nibabel.save(nibabel.Nifti1Image(np.zeros_like(label), affine), empty)
     folder = train(bundle_root, tmp_path / "data", tmp_path / "runs", batch_size=2, unlabeled_batch_size=2)
     override = json.loads((folder / "inference.json").read_text())
     assert override["in_channels"] == 2 and set(override["labels"].values()) == set(names)

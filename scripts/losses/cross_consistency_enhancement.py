@@ -129,10 +129,10 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         cross_pseudo, entropy_filtered = [], []
         if self.direction != "b_from_a":
             cross_pseudo.append(self._cross_pseudo(log_a, log_b, p_b))
-            entropy_filtered.append(reduce_voxels(-log_a.gather(1, labels), mask, "mean"))
+            entropy_filtered.append(-reduce_voxels(log_a.gather(1, labels), mask, "mean"))
         if self.direction != "a_from_b":
             cross_pseudo.append(self._cross_pseudo(log_b, log_a, p_a))
-            entropy_filtered.append(reduce_voxels(-log_b.gather(1, labels), mask, "mean"))
+            entropy_filtered.append(-reduce_voxels(log_b.gather(1, labels), mask, "mean"))
         cosine = reduce_voxels(cosine_distance(p_a, p_b), None, "mean")
         return {
             "cross_pseudo": torch.stack(cross_pseudo).mean(),

@@ -29,7 +29,7 @@ def uncertainty_weighted_cross_pseudo(
     negative_entropy = (teacher_p * teacher_log_p).sum(1, keepdim=True)
     divergence = negative_entropy - (teacher_p * (log_p.detach() if detach_weight else log_p)).sum(1, keepdim=True)
     # Cross entropy and divergence both multiply log_p by something: added up first, it is one pass over the volume.
-    target = torch.exp(-divergence) * q + gamma * teacher_p
+    target = torch.add(torch.exp(-divergence) * q, teacher_p, alpha=gamma)
     return gamma * negative_entropy - (target * log_p).sum(1, keepdim=True)
 
 

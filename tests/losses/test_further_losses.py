@@ -232,6 +232,46 @@ def test_a_memory_is_written_in_training_mode_only_and_is_in_the_state():
     assert torch.equal(restored.bank.features, loss.bank.features)
 
 
+def test_an_empty_memory_holds_no_negatives_and_gets_the_positives_of_the_mask():
+    inputs = draw((1, 3, 8, 8))
+    loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0).double()
+    one = torch.zeros_like(inputs["m"])
+    one[..., 3, 4] = True
+    assert loss(inputs["f"], inputs["g"], inputs["a"], one).item() == 0
+    assert loss.bank.filled.sum() == 1
+    positive = inputs["g"][0, :, 3, 4]
+    torch.testing.assert_close(loss.bank.features.sum((0, 1)), positive / positive.norm())
+
+
+def test_a_class_that_is_not_in_the_memory_is_no_negative():
+    inputs = draw((1, 3, 8, 8))
+    loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0, bank_size=4).double().eval()
+    only_first = torch.tensor([[True], [False], [False]])
+    loss.bank.push(torch.ones(3, 1, CHANNELS).double(), only_first)
+    of_the_first = torch.zeros_like(inputs["a"])
+    of_the_first[:, 0] = 5
+    assert loss(inputs["f"], inputs["g"], of_the_first).item() == 0
+    assert loss(inputs["f"], inputs["g"], of_the_first.flip(1)).item() > 0
+
+
+def test_a_positive_at_the_confidence_counts():
+    inputs = draw((1, 2, 8, 8))
+    assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"].sign() * 1e3).item() > 0
+
+
+def test_weights_and_votes_have_no_gradient():
+    a, b = (draw((1, 2, 4, 4))[name].requires_grad_() for name in "ab")
+    assert not PairUncertaintyWeight()(a, b, b, a).requires_grad
+    assert not TemporalAgreementWeight()(a, b, a).requires_grad
+
+
+def test_defaults_are_those_of_the_papers():
+    voxel, guide, labeler = VoxelContrastiveLoss(), GuidedContrastiveLoss(2, 1), PrototypePseudoLabeler(2, 1)
+    assert (voxel.temperature, voxel.num_negatives) == (0.1, 400)
+    assert (guide.temperature, guide.confidence, guide.bank.features.shape[1]) == (0.1, 0.75, 10_000)
+    assert (labeler.bank.momentum, ERDALoss().weight, AffinityRectifiedLoss().stride) == (0.999, 0.1, 8)
+
+
 def test_a_doubtful_positive_does_not_count():
     inputs = draw((1, 2, 8, 8))
     assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"] * 0).item() == 0

@@ -307,6 +307,25 @@ def test_autocast_changes_nothing(term):
         torch.testing.assert_close(TERMS[term][0](*inputs), plain, rtol=0, atol=0)
 
 
+def test_voxels_without_any_doubt_are_ranked_in_their_own_class():
+    """Their entropy is zero, with either sign."""
+    sure = torch.tensor([1e3, -1e3]).repeat(5)
+    logits = torch.stack([sure, -sure])[None, :, None]
+    logits[..., 4:6] /= 1e3
+    _, mask = EntropyFilteredPseudoLabeler(drop_fraction=0.2)(logits, logits)
+    assert mask.flatten().tolist() == [True] * 4 + [False] * 2 + [True] * 4
+
+
+def test_a_class_that_the_subsample_misses_is_kept():
+    labeler = EntropyFilteredPseudoLabeler(drop_fraction=0.5)
+    labeler.max_ranked_voxels = 16
+    logits = torch.zeros(1, 2, 1, 48)
+    logits[0, 0] = torch.linspace(1, 2, 48)
+    logits[0, 0, 0, 1] = -1.0  # every third voxel is ranked, and this one is not
+    _, mask = labeler(logits, logits)
+    assert mask[0, 0, 0, 1] and not mask.all()
+
+
 @pytest.mark.slow
 def test_the_entropy_filter_takes_more_voxels_than_torch_quantile():
     generator = torch.Generator().manual_seed(0)

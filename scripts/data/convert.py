@@ -113,8 +113,11 @@ def _convert(path: str, target: Path, spacing: Sequence[float] | None) -> None:
     with open_volume(path) as volume:  # refuses, in words, whatever cannot be used
         for _ in volume.slabs():
             pass
-    readers = H5Reader(spacing) if path.partition(DATASET_MARK)[2] else None
-    data = LoadImage(reader=readers, image_only=True, ensure_channel_first=True, dtype=None)(path)
+    if path.partition(DATASET_MARK)[2]:
+        reader = H5Reader(spacing)
+    else:  # named, since MONAI prefers pynrrd where that is installed, which makes all voxels float32
+        reader = "NibabelReader" if path.lower().endswith((".nii", ".nii.gz")) else "ITKReader"
+    data = LoadImage(reader, image_only=True, ensure_channel_first=True, dtype=None)(path)
     voxels = data.numpy()
     voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     if voxels.dtype in (np.int64, np.uint64):  # which other tools do not read

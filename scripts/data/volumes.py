@@ -205,7 +205,8 @@ def _open_other(path: str, stack: ExitStack) -> Volume:
         )
     if size > _LARGE:
         stack.enter_context(_one_large_scan)
-    data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+    # Named, since MONAI prefers pynrrd where that is installed, which makes all voxels float32.
+    data = LoadImage("ITKReader", image_only=True, ensure_channel_first=True, dtype=None)(path)
     shape, channels = _split_shape(path, (*data.shape[1:], data.shape[0]) if data.shape[0] > 1 else data.shape[1:])
     affine = np.asarray(data.affine, dtype=np.float64)
     _check_affine(path, affine)

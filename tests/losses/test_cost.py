@@ -30,7 +30,7 @@ def one_thread():
 
 @pytest.mark.slow
 def test_consistency_and_contrast_are_a_small_part_of_a_training_step(benchmark, one_thread):
-    """About a tenth when little else runs (docs/losses/cost.rst); other programs' memory traffic adds to the share.
+    """About a tenth (docs/losses/cost.rst); the memory traffic of other programs adds to the share.
 
     The default networks are the cheapest that ship: their step is the hardest to be a small part of.
     """

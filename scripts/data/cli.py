@@ -26,7 +26,7 @@ from .datalist import SECTIONS, load_datalist
 from .decathlon import PREFIX, prepare_decathlon
 from .errors import DataError
 from .locations import prediction_name
-from .prepare import prepare_release
+from .prepare import RELEASES, prepare_release
 from .split import split_cases, write_datalist
 
 __all__ = ["main"]
@@ -145,16 +145,17 @@ def prepare(
     if dataset.startswith(PREFIX):
         if benchmark or lists:
             raise DataError(f"{dataset}: has no benchmark preparation and no lists. Leave out --benchmark and --lists.")
-        folder, datalists = prepare_decathlon(dataset.removeprefix(PREFIX), output, source), []
+        folder, datalists, names = prepare_decathlon(dataset.removeprefix(PREFIX), output, source), [], ""
     elif source is None:
         raise DataError(f"{dataset}: must be downloaded by you, under its terms. Name its folder with --source.")
     else:
         folder, datalists = output, prepare_release(dataset, source, output, benchmark, lists)
+        names = f' --names "{",".join(RELEASES[dataset].classes)}"'
     console.print(f"prepared: {folder}", highlight=False, soft_wrap=True)
     for path in datalists:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if not datalists:
-        console.print(f"next: dualseg split {folder} --labeled N --test N", highlight=False, soft_wrap=True)
+        console.print(f"next: dualseg split {folder} --labeled N --test N{names}", highlight=False, soft_wrap=True)
 
 
 def _text(word: Any) -> str | None:

@@ -355,7 +355,8 @@ def test_by_command_line_and_what_is_prepared_is_sound(tmp_path, capsys):
     for seed, name in enumerate("abcdef"):
         brain_case(tmp_path / "raw", f"BraTS19_{name}", seed=seed)
     assert command("prepare", "brats2019", tmp_path / "out", f"--source={tmp_path / 'raw'}") == 0
-    assert f"next: dualseg split {tmp_path / 'out'}" in capsys.readouterr().out
+    hint = f'next: dualseg split {tmp_path / "out"} --labeled N --test N --names "background,whole tumour"'
+    assert hint in capsys.readouterr().out
     assert command("split", tmp_path / "out", "--labeled=2", "--test=2", "--names=background,tumour") == 0
     report = check_data(load_datalist(tmp_path / "out" / "datalist.json"), progress=False)
     assert len(report.cases) == 6 and report.warnings == []

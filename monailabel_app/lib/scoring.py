@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
-from scripts.handlers.atomic import replace_file
+from scripts.data.atomic import replace_file
 
 from .models import Model, newest_model
 from .settings import Settings

@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..data import DataError, write_datalist
-from ..handlers.atomic import replace_file
+from ..data.atomic import replace_file
 
 __all__ = ["inference_setting", "install_weights", "studies_dataset"]
 

@@ -93,7 +93,7 @@ def test_new_weights_take_the_place_of_the_old_which_are_kept(tmp_path):
 def test_a_failed_swap_leaves_the_old_weights(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").write_text("old")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError):
         install_weights(str(tmp_path / "no run"), str(tmp_path))
     assert (tmp_path / "models" / "model.pt").read_text() == "old"
     assert not list((tmp_path / "models").glob(".*"))

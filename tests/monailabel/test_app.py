@@ -30,8 +30,8 @@ def bundle(copy_bundle):
 def lib(bundle, tmp_path_factory):
     """The app's modules; they are loaded with the app."""
     start(bundle, tmp_path_factory.mktemp("empty"))
+    import lib.models
     import lib.scoring
-    import lib.train
 
     return lib
 
@@ -161,11 +161,11 @@ def test_scores_are_those_of_the_model_in_use(trained):
     assert trained.next_sample({"strategy": "entropy"})["score"] is None
 
 
-def test_the_highest_score_is_next_and_a_scan_handed_out_comes_last(trained):
+def test_the_highest_score_is_next_and_a_scan_handed_out_comes_last(lib, trained):
     datastore = trained.datastore()
     names = datastore.get_unlabeled_images()
     method = trained._scoring_methods["disagreement"]
-    model = method.scores.read.__globals__["newest_model"](trained.settings)
+    model = lib.models.newest_model(trained.settings)
     scores = dict(zip(names, (0.1, 0.9, 0.5), strict=False))  # the last scan has none
     method.scores.write(model, {name: {"disagreement": s, "entropy": 1 - s} for name, s in scores.items()})
     order = []

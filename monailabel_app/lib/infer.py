@@ -14,6 +14,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 from monailabel.utils.others.generic import device_list
 
+from scripts.data import DataError, check_data
+
 from .models import Model, newest_model
 from .settings import Settings
 
@@ -53,11 +55,16 @@ class SegmentationTask(InferTask):
             The label's file, and what clients are told: ``label_names``, ``model`` (its version), ``note`` if any.
 
         Raises:
-            HTTPException: 409 when there is no model yet.
+            HTTPException: 409 when there is no model yet, 422 when the scan cannot be used.
         """
         with self._lock:
             self._refresh()
             task, version = self._task, self._model.version
+        if isinstance(request["image"], str):
+            try:
+                check_scan(request["image"], task.channels)
+            except DataError as error:
+                raise HTTPException(422, str(error)) from error
         file, result = task({"result_dtype": "uint8", **request})
         return file, {**result, "model": version}
 
@@ -83,6 +90,7 @@ class EnsembleTask(BundleInferTask):
         self.model = model
         super().__init__(str(settings.bundle), conf, const=_ModelFiles(model), load_strict=True)
         self.labels = settings.structures
+        self.channels = self.bundle_config.get_parsed_content("in_channels")
         self._config.pop("model_filename")  # the bundle's own weights, which need not be for these structures
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
@@ -96,6 +104,15 @@ class EnsembleTask(BundleInferTask):
             note = f"The scan is smaller than the networks' window ({_size(shape)} < {_size(window)} voxels): padded."
             data.setdefault(self.output_json_key, {})["note"] = note
         return inferer
+
+
+def check_scan(image: str, channels: int) -> None:
+    """Read a scan once.
+
+    Raises:
+        DataError: when it cannot be used: file, what is wrong, remedy.
+    """
+    check_data({"labels": {}, "unlabeled": [{"image": image}]}, {0: "background"}, channels, progress=False)
 
 
 class _ModelFiles(BundleConstants):

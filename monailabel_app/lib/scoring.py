@@ -16,8 +16,10 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
+from scripts.data import DataError
 from scripts.data.atomic import replace_file
 
+from .infer import check_scan
 from .models import Model, newest_model
 from .settings import Settings
 
@@ -42,14 +44,14 @@ class Scores:
     def __init__(self, settings: Settings) -> None:
         self.path = settings.models_dir / f"{settings.name}_scores.json"
 
-    def read(self, model: Model | None) -> dict[str, dict[str, float]]:
-        """Scores by scan and method; none where the file is of another model."""
+    def read(self, model: Model | None) -> dict[str, dict[str, Any]]:
+        """Scores by scan and method, or ``error`` of a scan; none where the file is of another model."""
         if model is None or not self.path.exists():
             return {}
         content = json.loads(self.path.read_text())
         return content["scores"] if content["model"] == model.version else {}
 
-    def write(self, model: Model, scores: dict[str, dict[str, float]]) -> None:
+    def write(self, model: Model, scores: dict[str, dict[str, Any]]) -> None:
         """Replace the file."""
         with replace_file(self.path) as path:
             path.write_text(json.dumps({"model": model.version, "scores": scores}, indent=1) + "\n")
@@ -87,7 +89,10 @@ class ModelScoring(ScoringMethod):
             scores = self.scores.read(model)
             scorer = _Scorer(model, self.settings.bundle, torch.device(name_to_device(request.get("device"))))
             for number, name in enumerate(names, start=1):
-                scores[name] = scorer(datastore.get_image_uri(name))
+                try:
+                    scores[name] = scorer(datastore.get_image_uri(name))
+                except DataError as error:  # noted, so that one bad scan keeps no other from its score
+                    scores[name] = {"error": str(error)}
                 logger.info("Scored %d of %d: %s %s", number, len(names), name, scores[name])
                 self.scores.write(model, scores)
         return {
@@ -108,10 +113,12 @@ class _Scorer:
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.ensemble = parser.get_parsed_content("network").eval()
+        self.channels = parser.get_parsed_content("in_channels")
         self.ensemble.load_state_dict(torch.load(model.weights, map_location=device, weights_only=True))
 
     @torch.no_grad()
     def __call__(self, image: str) -> dict[str, float]:
+        check_scan(image, self.channels)
         scan = self.preprocessing({"image": image})["image"].as_tensor()[None].to(self.device)
         logits_a, logits_b, ensemble = self.inferer(scan, self.ensemble.members)
         return score(logits_a, logits_b, ensemble)

@@ -42,7 +42,8 @@ class HighestScore(Strategy):
         if not names:
             return None
         model = newest_model(self.settings)
-        scores = {name: found[self.method] for name, found in self.scores.read(model).items()}
+        found = self.scores.read(model)
+        scores = {name: one[self.method] for name, one in found.items() if self.method in one}
 
         def order(name: str) -> tuple[float, float]:
             served = datastore.get_image_info(name).get("strategy", {}).get(self.method, {}).get("ts", 0)

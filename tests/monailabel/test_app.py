@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -118,6 +119,24 @@ def test_a_scan_below_the_window_is_noted_for_the_client(trained):
     answer = trained.infer({"model": "hippo", "image": path, "device": "cpu"})
     assert answer["params"]["note"].startswith("The scan is smaller than the networks' window (20 x ")
     assert nibabel.load(answer["file"]).shape == small.shape
+
+
+def test_a_bad_scan_is_named_and_keeps_no_other_from_its_score(trained):
+    datastore = trained.datastore()
+    name, *others = datastore.get_unlabeled_images()
+    path = Path(datastore.get_image_uri(name))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(HTTPException) as caught:
+        trained.infer({"model": "hippo", "image": name, "device": "cpu"})
+    assert caught.value.status_code == 422
+    assert str(path) in caught.value.detail and "Copy or download it again" in caught.value.detail
+    assert trained.scoring({"method": "disagreement", "device": "cpu"})["executed"] == 4
+    assert trained.async_scoring(None) == {}, "the bad scan is scored again and again"
+    order = []
+    for _ in range(4):
+        order.append(trained.next_sample({"strategy": "disagreement"})["id"])
+        datastore.update_image_info(order[-1], {"strategy": {"disagreement": {"ts": int(time.time()) + 1}}})
+    assert sorted(order[:3]) == sorted(others) and order[3] == name
 
 
 def test_a_bad_label_is_named_and_the_model_stays(trained):

@@ -32,7 +32,20 @@ _COPIES = 4
 
 _one_large_scan = threading.RLock()  # a thread may hold an image while it opens its label
 
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError, HeaderDataError)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+)
+"""What nibabel, ITK and h5py raise on files with damaged bytes, as found by changing bytes at random."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +275,8 @@ def _split_shape(path: str, stored: tuple[int, ...]) -> tuple[tuple[int, int, in
 
 
 def _check_affine(path: str, affine: np.ndarray) -> None:
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    finite = np.isfinite(affine).all()
+    if not finite or abs(np.linalg.det(affine[:3, :3])) < 1e-9 or None in nibabel.aff2axcodes(affine):
         raise DataError(
             f"{path}: unusable geometry, the affine is {np.asarray(affine)[:3].tolist()}. "
             "Correct spacing and directions in its header, or convert the scan again."

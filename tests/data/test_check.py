@@ -230,6 +230,38 @@ def test_affine_that_maps_nowhere(sound):
     assert "unusable geometry" in the_error(sound)
 
 
+def test_an_axis_that_has_no_direction(sound):
+    affine = np.diag([1e10, 1e-6, 2.0, 1.0])  # not singular, and yet the first two axes are the same
+    affine[0, 1] = 1e10
+    save(Path(sound["unlabeled"][0]["image"]), image_of(2), affine)
+    assert "unusable geometry" in the_error(sound)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nrrd", "mha", "h5"])
+def test_changed_bytes_are_an_error_with_a_name_or_nothing_at_all(tmp_path, suffix):
+    """No exception of a reader gets through, whatever its file's first bytes say."""
+    path = tmp_path / f"scan.{suffix}"
+    if suffix == "h5":
+        with h5py.File(path, "w") as file:
+            file["image"] = image_of(0)
+    else:
+        save(tmp_path / "scan.nii", image_of(0))
+        if suffix != "nii":
+            itk.imwrite(itk.imread(str(tmp_path / "scan.nii")), str(path))
+    sound_bytes, draw = path.read_bytes(), np.random.default_rng(0)
+    datalist = {"labels": LABELS, "unlabeled": [{"image": f"{path}::image" if suffix == "h5" else str(path)}]}
+    refused = 0
+    for _ in range(150):
+        content = bytearray(sound_bytes)
+        for place in draw.integers(0, 400, draw.integers(1, 4)):
+            content[place] = draw.integers(256)
+        path.write_bytes(content)
+        errors = inspect_data(datalist, progress=False, workers=1).errors
+        assert all(error.startswith(str(path)) for error in errors)
+        refused += bool(errors)
+    assert refused > 10
+
+
 def test_same_voxels_in_two_sections_are_a_leak(sound, tmp_path):
     copy = tmp_path / "renamed.nii"
     nibabel.save(nibabel.load(sound["training"][0]["image"]), copy)  # not the same bytes: not compressed

@@ -64,8 +64,7 @@ def unlabelled_terms(
     t: dict[str, torch.Tensor],
 ) -> torch.Tensor:
     """CCE and both networks' contrastive terms on shared pseudo-labels, as a training step computes them."""
-    labels, mask = consistency.labeler(t["a"], t["b"])
-    terms = consistency.terms(t["a"], t["b"], labels, mask)
+    labels, mask, terms = consistency.labels_and_terms(t["a"], t["b"])
     contrast = contrastive[0](t["f"], t["a"], labels, mask) + contrastive[1](t["g"], t["b"], labels, mask)
     return sum(terms.values()) + contrast
 

@@ -110,22 +110,54 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         Raises:
             ValueError: When a shape or dtype does not fit, naming it, or only one of ``labels`` and ``mask`` is given.
         """
-        check_logits(input, "input")
-        check_matching(input, other, "input", "other")
         if (labels is None) != (mask is None):
             raise ValueError("labels and mask are given together or not at all, got only one of them")
+        if labels is None:
+            return self.labels_and_terms(input, other)[2]
+        log_a, log_b = self._log_probabilities(input, other)
+        labels, mask = one_channel(labels, input, "labels"), checked_mask(mask, input)
+        return self._terms(log_a, log_a.exp(), log_b, log_b.exp(), labels, mask)
+
+    def labels_and_terms(
+        self, input: torch.Tensor, other: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The labeller's output together with the terms, for a training step that uses the labels in other terms too.
+
+        Args:
+            input: logits [B, C, *spatial] of network a.
+            other: logits [B, C, *spatial] of network b.
+
+        Returns:
+            The pseudo-labels, int64 [B, 1, *spatial], the reliable voxels, bool [B, 1, *spatial], and :meth:`terms`.
+
+        Raises:
+            ValueError: When a shape or dtype does not fit, naming it.
+        """
+        log_a, log_b = self._log_probabilities(input, other)
+        p_a, p_b = log_a.exp(), log_b.exp()
+        labels, mask = self.labeler.from_probabilities(p_a, log_a, p_b, log_b)
+        return labels, mask, self._terms(log_a, p_a, log_b, p_b, labels, mask)
+
+    def _log_probabilities(self, input: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of both networks; the one that does not learn is constant."""
+        check_logits(input, "input")
+        check_matching(input, other, "input", "other")
         if self.direction == "a_from_b":
             other = other.detach()
         if self.direction == "b_from_a":
             input = input.detach()
-        log_a, log_b = full_precision(input).log_softmax(1), full_precision(other).log_softmax(1)
-        p_a, p_b = log_a.exp(), log_b.exp()
-        if labels is None or mask is None:
-            labels, mask = self.labeler.from_probabilities(p_a, log_a, p_b, log_b)
-        else:
-            labels = one_channel(labels, input, "labels")
-            mask = checked_mask(mask, input)
+        return full_precision(input).log_softmax(1), full_precision(other).log_softmax(1)
 
+    def _terms(
+        self,
+        log_a: torch.Tensor,
+        p_a: torch.Tensor,
+        log_b: torch.Tensor,
+        p_b: torch.Tensor,
+        labels: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
         cross_pseudo, entropy_filtered = [], []
         if self.direction != "b_from_a":
             cross_pseudo.append(self._cross_pseudo(log_a, log_b, p_b))

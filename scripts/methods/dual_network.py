@@ -135,9 +135,8 @@ class DualNetworkMethod(Method):
         logits_a, logits_b = output.a.logits, output.b.logits
         if self.decay_drop_fraction:
             self.consistency.labeler.drop_fraction = self._drop_fraction * (1 - progress)
-        labels, reliable = self.consistency.labeler(logits_a, logits_b)
+        labels, reliable, terms = self.consistency.labels_and_terms(logits_a, logits_b)
         self.observe_pseudo_labels(labels, reliable, logits_a.shape[1])
-        terms = self.consistency.terms(logits_a, logits_b, labels, reliable)
         losses = {name: loss for name, loss in terms.items() if name not in self.without}
         if self.contrastive_a is not None:
             weight = self.contrastive_weight

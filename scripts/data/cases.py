@@ -143,9 +143,12 @@ def _from_dataset_json(path: Path) -> CaseCollection:
             cases = _nnunet_cases(path.parent, content)
         else:
             cases = [_decathlon_case(path.parent, entry) for entry in content["training"]]
+        modality = _modality(content)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -154,7 +157,7 @@ def _from_dataset_json(path: Path) -> CaseCollection:
         ) from error
     if not cases:
         raise DataError(f"{path}: no training cases. Check that imagesTr lies beside it.")
-    return CaseCollection(cases, names, modality=_modality(content))
+    return CaseCollection(cases, names, modality=modality)
 
 
 def _modality(content: dict[str, Any]) -> list[str] | None:
@@ -204,10 +207,21 @@ def _from_list(path: Path) -> CaseCollection:
 
 
 def _listed_cases(path: Path) -> list[Case]:
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = lines_of(path)
     if not names:
         raise DataError(f"{path}: an empty list. It needs a case name on each line.")
     return [_listed_case(path, name) for name in names]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as UTF-8 text ({error}). It needs a case name on each line."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _listed_case(path: Path, name: str) -> Case:

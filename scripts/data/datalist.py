@@ -153,12 +153,12 @@ def _entry_problem(section: str, entry: Any) -> str | None:
         return f'is {entry!r}. Write {{"image": path, "label": path}}, or make the list with `dualseg split`.'
     image = entry.get("image")
     files = image if isinstance(image, list) else [image]
-    if not files or not all(isinstance(file, str) and file for file in files):
+    if not files or not all(isinstance(file, str) and file and "\0" not in file for file in files):
         return f'has no "image" (found {entry!r}). Give a path, or a list of paths, one per channel.'
     if section == "unlabeled":
         return None
     label = entry.get("label")
-    if not (isinstance(label, str) and label):
+    if not (isinstance(label, str) and label and "\0" not in label):
         return f'({files[0]}) has no "label". Add its path, or move the case to "unlabeled".'
     if label in files and not label.lower().endswith(H5_SUFFIXES):
         return f'({files[0]}) names the image as its label. Give the label\'s path, or move the case to "unlabeled".'

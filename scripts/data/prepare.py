@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .atomic import save_nifti, save_text
 from .brats2019 import BRATS2019
+from .cases import lines_of
 from .errors import DataError
 from .left_atrium import LEFT_ATRIUM
 from .pancreas_ct import PANCREAS
@@ -94,7 +95,7 @@ def _read_lists(folder: Path, cases: Mapping[str, object], release: Release, ben
         if path is None:
             continue
         splits[name] = []
-        for listed in (_case_name(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()):
+        for listed in map(_case_name, lines_of(path)):
             if listed in cases:
                 splits[name].append(listed)
             elif listed in release.copies:

@@ -286,6 +286,9 @@ ROWS: dict[str, dict[str, Callable]] = {
         "no image": check(lambda data: listed(data, test=[{"label": "x"}]), 'has no "image"', "Give a path"),
         "text": check(lambda data: listed(data, test=["a.nii.gz"]), 'Write {"image": path'),
         "no label": check(lambda data: listed(data, test=[case("u")]), 'has no "label"', "Add its path"),
+        "zero": check(
+            lambda data: listed(data, test=[{"image": "a\0b", "label": "x"}]), 'has no "image"', "Give a path"
+        ),
         "itself": check(lambda data: listed(data, test=[{"image": "x", "label": "x"}]), "Give the label's path"),
     },
     "an image or label file that is missing": {
@@ -463,6 +466,20 @@ ROWS: dict[str, dict[str, Callable]] = {
             file="DATA/train.list",
             words=("no scan of case x", "Looked beside it"),
             before=text("train.list", "x\n"),
+        ),
+        "labels": command(
+            "split",
+            "DATA",
+            file="DATA/dataset.json",
+            words=("not a dataset.json", "Name a folder of images instead"),
+            before=text("dataset.json", '{"labels": ["a"], "training": []}'),
+        ),
+        "latin": command(
+            "split",
+            "DATA/train.list",
+            file="DATA/train.list",
+            words=("cannot be read as UTF-8", "a case name on each line"),
+            before=lambda data: (data / "train.list").write_bytes(b"M\xfcller"),
         ),
         "empty list": command(
             "split",

@@ -38,6 +38,14 @@ def refusal(call, *arguments):
     return caught.value.msg
 
 
+def bad_label(path, folder):
+    label = nibabel.load(path)
+    voxels = np.asarray(label.dataobj).copy()
+    voxels[3, 4, 5] = 7
+    nibabel.save(nibabel.Nifti1Image(voxels, label.affine), folder / "bad.nii.gz")
+    return str(folder / "bad.nii.gz")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("server")
@@ -70,6 +78,8 @@ def story(start, hippocampus, folder):
         told["no labels"] = refusal(server.client.train_start, MODEL, OPTIONS)
         told["no scan"] = refusal(server.client.infer, MODEL, "nobody", {})
         told["next without model"] = server.client.next_sample("disagreement", {})
+        server.client.save_label(names[0], bad_label(hippocampus[names[0]][1], folder))
+        told["bad label"] = server.train(MODEL, OPTIONS)
         for name in names[:LABELS]:
             server.client.save_label(name, str(hippocampus[name][1]))
         told["bad option"] = server.train(MODEL, OPTIONS | {"method": "magic"})
@@ -105,6 +115,9 @@ def test_the_client_is_told_what_to_do(story):
     assert "400" in story["no labels"] and "none of the 12 scans has a final label" in story["no labels"]
     assert "404" in story["no scan"] and "No scan 'nobody'" in story["no scan"]
     assert story["bad option"]["status"] == "ERROR"
+    assert story["bad label"]["status"] == "ERROR"
+    assert story["bad label"]["details"][-1].startswith("Error: ")
+    assert "label values 7 in 1 voxels" in story["bad label"]["details"][-1]
     assert story["bad option"]["details"][-1].startswith("Error: method 'magic': choose one of dual_network")
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from ..losses import DisagreementRectificationLoss
 from ..networks import DualOutput
-from .method import Method, forward_jointly
+from .method import Method, forward_jointly, supervised_losses
 
 __all__ = ["AsReleasedMethod"]
 
@@ -55,8 +55,7 @@ class AsReleasedMethod(Method):
         a, b = on_labeled.a.logits, on_labeled.b.logits
         self.observe_labels(label, a.shape[1])
         losses = {
-            "supervised_a": self.supervised(a, label),
-            "supervised_b": self.supervised(b, label),
+            **supervised_losses(self.supervised, on_labeled, label),
             "rectification_a": self.rectification_weight * self.rectification(a, b, label),
             "rectification_b": self.rectification_weight * self.rectification(b, a, label),
         }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..networks import DualOutput
-from .method import Method, forward_jointly
+from .method import Method, forward_jointly, supervised_losses
 
 __all__ = ["CrossPseudoSupervisionMethod"]
 
@@ -44,10 +44,7 @@ class CrossPseudoSupervisionMethod(Method):
         label = labeled[Keys.LABEL]
         num_classes = on_labeled.a.logits.shape[1]
         self.observe_labels(label, num_classes)
-        losses = {
-            "supervised_a": self.supervised(on_labeled.a.logits, label),
-            "supervised_b": self.supervised(on_labeled.b.logits, label),
-        }
+        losses = supervised_losses(self.supervised, on_labeled, label)
         if on_unlabeled is None:
             return losses
 

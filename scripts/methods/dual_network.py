@@ -16,7 +16,7 @@ from ..losses import (
 )
 from ..networks import DualOutput
 from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
-from .method import Method, forward_jointly
+from .method import Method, forward_jointly, supervised_losses
 
 __all__ = ["DualNetworkMethod"]
 
@@ -125,7 +125,7 @@ class DualNetworkMethod(Method):
     def _labeled_losses(self, output: DualOutput, label: Tensor) -> dict[str, Tensor]:
         logits_a, logits_b = output.a.logits, output.b.logits
         self.observe_labels(label, logits_a.shape[1])
-        losses = {"supervised_a": self.supervised(logits_a, label), "supervised_b": self.supervised(logits_b, label)}
+        losses = supervised_losses(self.supervised, output, label)
         if self.rectification is not None:
             losses["rectification_a"] = self.rectification_weight * self.rectification(logits_a, logits_b, label)
             losses["rectification_b"] = self.rectification_weight * self.rectification(logits_b, logits_a, label)

@@ -64,6 +64,11 @@ def class_share(labels: Tensor, num_classes: int) -> Tensor:
     return torch.stack([(labels == c).float().mean() for c in range(num_classes)])
 
 
+def supervised_losses(loss: nn.Module, output: DualOutput, label: Tensor) -> dict[str, Tensor]:
+    """Term 1 of every method: ``loss`` of (logits [B,C,*S], label [B,1,*S]) for each of the two networks."""
+    return {f"supervised_{name}": loss(member.logits, label) for name, member in zip(("a", "b"), output, strict=True)}
+
+
 def forward_jointly(
     network: Callable[[Tensor], DualOutput], *batches: Mapping[str, Tensor] | None
 ) -> list[DualOutput | None]:

@@ -7,7 +7,7 @@ from monai.utils import CommonKeys as Keys
 from torch import Tensor, nn
 
 from ..networks import DualOutput
-from .method import Method
+from .method import Method, supervised_losses
 
 __all__ = ["SupervisedMethod"]
 
@@ -34,7 +34,4 @@ class SupervisedMethod(Method):
     ) -> dict[str, Tensor]:
         output, label = network(labeled[Keys.IMAGE]), labeled[Keys.LABEL]
         self.observe_labels(label, output.a.logits.shape[1])
-        return {
-            "supervised_a": self.supervised(output.a.logits, label),
-            "supervised_b": self.supervised(output.b.logits, label),
-        }
+        return supervised_losses(self.supervised, output, label)

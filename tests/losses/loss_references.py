@@ -118,8 +118,8 @@ def prototype_contrastive(features, logits, labels, mask, form="infonce", temper
     return loss
 
 
-def rectified_pseudo_supervision(views, teacher, mask=None, kl_weight=1.0):
-    return np.mean([uncertainty_weighted_cross_pseudo(view, teacher, mask, gamma=kl_weight) for view in views])
+def rectified_pseudo_supervision(views, teacher, mask=None, temperature=0.5, kl_weight=1.0):
+    return np.mean([uncertainty_weighted_cross_pseudo(view, teacher, mask, temperature, kl_weight) for view in views])
 
 
 def erda(input, pseudo, mask=None, entropy_weight=1.0, weight=0.1):

@@ -95,8 +95,8 @@ def test_values_are_those_of_the_formulas(shape):
     n = {name: tensor.numpy() for name, tensor in t.items()}
     pairs = [
         (
-            RectifiedPseudoSupervisionLoss(kl_weight=0.7)([t["a"], t["a"].flip(0)], t["b"], t["m"]),
-            reference.rectified_pseudo_supervision([n["a"], n["a"][::-1]], n["b"], n["m"], 0.7),
+            RectifiedPseudoSupervisionLoss(1.5, kl_weight=0.7)([t["a"], t["a"].flip(0)], t["b"], t["m"]),
+            reference.rectified_pseudo_supervision([n["a"], n["a"][::-1]], n["b"], n["m"], 1.5, 0.7),
         ),
         (ERDALoss()(t["a"], t["b"]), reference.erda(n["a"], n["b"])),
         (ERDALoss(0.3, 1.0)(t["a"], t["b"], t["m"]), reference.erda(n["a"], n["b"], n["m"], 0.3, 1.0)),
@@ -192,6 +192,22 @@ def test_the_voxel_contrast_draws_no_more_anchors_and_negatives_than_it_may():
     assert few < many < everything()(inputs["f"], inputs["g"], inputs["y"]) * 1.3
 
 
+def test_negatives_come_from_random_voxels_of_the_whole_of_a_large_batch(monkeypatch):
+    inputs = draw((2, 3, 96, 96), torch.float32)
+    arguments = [inputs[name] for name in "fgy"]
+    torch.manual_seed(0)
+    some = VoxelContrastiveLoss(num_anchors=256)(*arguments).item()
+    monkeypatch.setattr("scripts.losses.voxel_contrastive.MAX_CANDIDATES", 10**6)
+    assert some == pytest.approx(VoxelContrastiveLoss(num_anchors=256)(*arguments).item(), rel=0.1)
+
+
+def test_anchors_of_the_voxel_contrast_are_drawn_anew():
+    inputs = draw((2, 3, 8, 8))
+    loss = VoxelContrastiveLoss(num_anchors=8)
+    torch.manual_seed(0)
+    assert loss(inputs["f"], inputs["g"], inputs["y"]) != loss(inputs["f"], inputs["g"], inputs["y"])
+
+
 def test_unfilled_rows_of_a_memory_are_never_drawn():
     bank = ClassMemoryBank(2, 1, size=100)
     bank.push(torch.full((2, 3, 1), 5.0), torch.tensor([[True, True, True], [True, False, False]]))
@@ -267,14 +283,29 @@ def test_weights_and_votes_have_no_gradient():
 
 def test_defaults_are_those_of_the_papers():
     voxel, guide, labeler = VoxelContrastiveLoss(), GuidedContrastiveLoss(2, 1), PrototypePseudoLabeler(2, 1)
-    assert (voxel.temperature, voxel.num_negatives) == (0.1, 400)
+    assert (voxel.temperature, voxel.num_negatives, voxel.num_anchors) == (0.1, 400, 1024)
     assert (guide.temperature, guide.confidence, guide.bank.features.shape[1]) == (0.1, 0.75, 10_000)
     assert (labeler.bank.momentum, ERDALoss().weight, AffinityRectifiedLoss().stride) == (0.999, 0.1, 8)
+    per_view = RectifiedPseudoSupervisionLoss().per_view
+    assert (per_view.temperature, per_view.gamma) == (0.5, 1.0)
 
 
 def test_a_doubtful_positive_does_not_count():
     inputs = draw((1, 2, 8, 8))
     assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"] * 0).item() == 0
+
+
+def test_prototypes_are_of_the_voxels_of_the_mask_only():
+    labeler = PrototypePseudoLabeler(2, 1)
+    mask = torch.tensor([[[[True, False, True, True]]]])
+    labeler.update(torch.tensor([[[[1.0, 50.0, 3.0, 7.0]]]]), torch.tensor([[[[0, 0, 0, 1]]]]), mask)
+    assert labeler.bank.prototypes.flatten().tolist() == [2.0, 7.0]
+
+
+def test_full_agreement_never_weighs_more_than_one():
+    a = draw((1, 5, 40, 40), torch.float32)["a"]
+    weight = TemporalAgreementWeight()(a, a, a)
+    assert weight.min() > 0.999 and weight.max() <= 1
 
 
 def test_a_class_without_a_prototype_is_never_a_pseudo_label():
@@ -362,6 +393,7 @@ def test_the_projection_does_not_depend_on_the_loss_scale_and_an_overflow_stays_
     [
         (lambda: RectifiedPseudoSupervisionLoss(kl_weight=-1.0), "-1.0"),
         (lambda: RectifiedPseudoSupervisionLoss()(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)), "Tensor"),
+        (lambda: RectifiedPseudoSupervisionLoss()([], torch.zeros(1, 2, 3, 3)), "list"),
         (lambda: VoxelContrastiveLoss(temperature=0.0), "0.0"),
         (lambda: VoxelContrastiveLoss(num_negatives=0), "got 0"),
         (lambda: VoxelContrastiveLoss()(*torch.zeros(2, 1, 2, 3, 3), torch.zeros(1, 1, 4, 4)), r"\(3, 3\)"),

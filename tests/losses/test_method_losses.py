@@ -13,6 +13,7 @@ from scripts.losses import (
     EntropyFilteredPseudoLabeler,
     EntropyFilteredPseudoLoss,
     LinearRamp,
+    PrototypeBank,
     PrototypeContrastiveLoss,
     SigmoidRamp,
     UncertaintyWeightedCrossPseudoLoss,
@@ -152,6 +153,7 @@ def test_cross_consistency_enhancement_is_the_sum_of_its_parts(shape):
     labels, mask = loss.labeler(a, b)
     terms = loss.terms(a, b, labels, mask)
     torch.testing.assert_close(sum(terms.values()), loss(a, b))
+    torch.testing.assert_close(loss.labels_and_terms(a, b), (labels, mask, terms))
     part = EntropyFilteredPseudoLoss()
     torch.testing.assert_close(terms["entropy_filtered"], part(a, labels, mask) + part(b, labels, mask))
 
@@ -196,6 +198,13 @@ def test_cross_consistency_enhancement_wants_labels_and_mask_together():
             CrossConsistencyEnhancementLoss()(a, b, **given)
 
 
+def test_labels_and_mask_that_are_given_replace_those_of_the_labeller():
+    a, b, labels, _, mask = draw((2, 3, 6, 5))
+    terms = CrossConsistencyEnhancementLoss().terms(a, b, labels, mask)
+    expected = sum(reference.entropy_filtered_pseudo(z.numpy(), labels.numpy(), mask.numpy()) for z in (a, b))
+    assert terms["entropy_filtered"].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_network_at_the_threshold_is_sure():
     a, b = torch.tensor([[[[200.0]], [[-200.0]]]]), torch.tensor([[[[0.0]], [[0.1]]]])
     assert DisagreementRectificationLoss(threshold=1.0)(a, b, torch.tensor([[[[1]]]])).item() == 1.0
@@ -233,6 +242,60 @@ def test_prototypes_are_moving_averages_kept_in_the_state():
     restored.load_state_dict(loss.state_dict())
     assert torch.equal(restored.bank.prototypes, loss.bank.prototypes)
     assert loss.skipped.item() == 2  # one class: nothing to contrast with
+
+
+def test_a_class_that_is_absent_keeps_its_prototype():
+    bank = PrototypeBank(2, 1, momentum=0.5)
+    bank.update(torch.tensor([[4.0], [6.0]]), torch.tensor([2.0, 2.0]))
+    bank.update(torch.tensor([[8.0], [0.0]]), torch.tensor([2.0, 0.0]))
+    assert bank.prototypes.flatten().tolist() == [3.0, 3.0] and bank.seen.all()
+
+
+def test_anchors_are_a_random_share_of_the_unreliable_voxels_within_bounds():
+    torch.manual_seed(0)
+    labels = torch.arange(3).repeat_interleave(torch.tensor([10, 40, 250])).view(1, 1, 15, 20)
+    logits = torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1).double()
+    mask = torch.zeros_like(labels, dtype=torch.bool)
+    features = torch.randn(1, FEATURE_CHANNELS, 15, 20).double().requires_grad_()
+    loss = PrototypeContrastiveLoss(3, FEATURE_CHANNELS, anchor_fraction=0.1, min_anchors=3, max_anchors=5).double()
+    loss.bank.update(torch.randn(3, FEATURE_CHANNELS).double(), torch.ones(3))
+    anchors = [torch.autograd.grad(loss(features, logits, labels, mask), features)[0].any(1) for _ in range(2)]
+    for drawn in anchors:
+        assert torch.bincount(labels[0, 0][drawn[0]], minlength=3).tolist() == [3, 4, 5]
+    assert not torch.equal(*anchors)
+
+
+@pytest.mark.parametrize("form", ["infonce", "distance"])
+def test_without_an_anchor_nothing_is_contrasted(form):
+    a, _, labels, features, mask = draw((1, 2, 6, 6))
+    loss = contrastive(2, form=form)
+    assert loss(features, a, labels, torch.ones_like(mask)).item() == 0 and loss.skipped.item() == 1
+
+
+@pytest.mark.parametrize("known", [2, 3])
+def test_the_distance_form_compares_classes_of_this_batch_with_known_prototypes_only(known):
+    """Orthogonal prototypes are the margin apart, so that only a class that is not there could add to the loss."""
+    loss = contrastive(3, form="distance").eval()
+    loss.bank.update(torch.eye(3, FEATURE_CHANNELS).double(), (torch.arange(3) < known).double())
+    labels = torch.tensor([0, 0, 1, 1]).view(1, 1, 2, 2)
+    features = torch.eye(3, FEATURE_CHANNELS).double()[labels[0, 0]].movedim(-1, 0)[None]
+    logits = torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1).double()
+    mask = torch.tensor([True, False, True, False]).view(1, 1, 2, 2)
+    assert loss(features, logits, labels, mask).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_defaults_are_those_of_the_method():
+    consistency, contrast = CrossConsistencyEnhancementLoss(), PrototypeContrastiveLoss(2, 1)
+    for cross in (UncertaintyWeightedCrossPseudoLoss(), consistency.cross_pseudo):
+        assert (cross.temperature, cross.gamma, cross.detach_weight, cross.hard) == (0.5, 1.0, True, False)
+    for labeler in (EntropyFilteredPseudoLabeler(), consistency.labeler):
+        assert (labeler.drop_fraction, labeler.combine, labeler.per_class) == (0.2, "either", True)
+    assert (consistency.cosine_weight, consistency.direction) == (0.1, "both")
+    assert (contrast.form, contrast.temperature, contrast.bank.momentum) == ("infonce", 0.1, 0.99)
+    assert (contrast.anchor_fraction, contrast.min_anchors, contrast.max_anchors) == (0.01, 64, 2048)
+    assert contrast.margin == pytest.approx(2**0.5) and PrototypeBank(2, 1).momentum == 0.99
+    rectification = DisagreementRectificationLoss()
+    assert (rectification.threshold, rectification.mode, SigmoidRamp().length) == (0.6, "disagreement", 0.4)
 
 
 def test_a_step_down_the_distance_form_drives_the_closest_prototypes_apart():
@@ -302,7 +365,9 @@ def test_degenerate_input_gives_finite_losses_and_gradients(term, dtype, scale, 
 @EVERY_TERM
 def test_autocast_changes_nothing(term):
     inputs = draw((2, 3, 4, 4, 4), torch.float32)
+    torch.manual_seed(0)  # the order of the anchors is random, and with it the last digit of their sum
     plain = TERMS[term][0](*inputs)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(TERMS[term][0](*inputs), plain, rtol=0, atol=0)
 
@@ -342,6 +407,7 @@ def test_ramps_rise_from_near_zero_to_one_and_stay():
         assert weights == sorted(weights) and weights[0] < 0.01 and set(weights[8:]) == {1.0}
         assert ramp(0.2) == pytest.approx(half)
     assert SigmoidRamp(0.0)(0.0) == 1.0
+    assert CosineRamp(0.4)(0.1) == pytest.approx((1 - 0.5**0.5) / 2)
 
 
 @pytest.mark.parametrize(
@@ -356,9 +422,18 @@ def test_ramps_rise_from_near_zero_to_one_and_stay():
         (lambda: CrossConsistencyEnhancementLoss(direction="none"), "'none'"),
         (lambda: PrototypeContrastiveLoss(2, 4, form="triplet"), "'triplet'"),
         (lambda: PrototypeContrastiveLoss(1, 4), "got 1"),
+        (lambda: PrototypeContrastiveLoss(2, 4, temperature=0.0), "0.0"),
+        (lambda: PrototypeContrastiveLoss(2, 4, margin=2.5), "2.5"),
+        (lambda: PrototypeContrastiveLoss(2, 4, anchor_fraction=1.5), "1.5"),
+        (lambda: PrototypeContrastiveLoss(2, 4, min_anchors=0), "got 0"),
+        (lambda: PrototypeContrastiveLoss(2, 4, min_anchors=65, max_anchors=64), "65 and 64"),
+        (lambda: PrototypeBank(2, 0), "got 0"),
+        (lambda: PrototypeBank(2, 4, momentum=-0.5), "-0.5"),
+        (lambda: CrossConsistencyEnhancementLoss(cosine_weight=-0.1), "-0.1"),
         (lambda: CosineConsistencyLoss(reduction="median"), "median"),
         (lambda: SigmoidRamp(-0.1), "-0.1"),
         (lambda: SigmoidRamp()(-0.5), "-0.5"),
+        (lambda: SigmoidRamp()(float("nan")), "nan"),
     ],
 )
 def test_a_wrong_option_is_named(make, message):
@@ -374,6 +449,35 @@ def test_wrong_shapes_are_named(term):
         compute(a[..., :2], b, labels, features, mask)
     with pytest.raises(ValueError, match="C >= 2|at least 2"):
         compute(a[:, :1], b[:, :1], labels, features, mask)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"input": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "floating point logits, got torch.int64"),
+        ({"labels": torch.zeros(2, 3, 4, 4)}, r"labels must be class maps.*\[2, 3, 4, 4\]"),
+        ({"labels": torch.zeros(1, 1, 4, 4)}, r"labels must be class maps.*\[1, 1, 4, 4\]"),
+        ({"labels": torch.zeros(2, 1, 4)}, r"labels must be class maps.*\[2, 1, 4\]"),
+        ({"mask": torch.ones(2, 1, 4, 4)}, "mask must be a bool tensor.*float32"),
+        ({"mask": torch.ones(2, 1, 4, 5, dtype=torch.bool)}, r"mask must be.*\[2, 1, 4, 5\]"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(change, message):
+    a, _, labels, _, mask = draw((2, 3, 4, 4))
+    with pytest.raises(ValueError, match=message):
+        EntropyFilteredPseudoLoss()(**{"input": a, "labels": labels, "mask": mask, **change})
+
+
+def test_features_that_do_not_fit_are_named():
+    a, _, labels, features, mask = draw((2, 3, 4, 4))
+    for loss, given, message in (
+        (contrastive(3), features[:, :3], "feature_channels=4"),
+        (contrastive(3), features[..., :3, :3], r"\(3, 3\) and \(4, 4\)"),
+        (contrastive(3), features[:1], r"\[1, 4, 4, 4\]"),
+        (contrastive(2), features, "num_classes=2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(given, a, labels, mask)
 
 
 def test_reductions_follow_monai():

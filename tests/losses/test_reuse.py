@@ -4,6 +4,7 @@
 import io
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -193,6 +194,19 @@ def test_metatensors_go_in_and_plain_tensors_come_out(name):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", MODULES)
+def test_half_precision_is_computed_in_float32(name, dtype):
+    make, names = MODULES[name]
+    half = draw(dtype=dtype)
+    full = {k: tensor.float() if tensor.is_floating_point() else tensor for k, tensor in half.items()}
+    values = []
+    for inputs in (half, full):
+        torch.manual_seed(0)
+        values.append(make(3)(*(inputs[k] for k in names)))
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
 CASES = {
     "shape": st.tuples(
         st.integers(0, 3),
@@ -287,3 +301,29 @@ def test_conflict_free_gradients_accumulate_like_backward():
     for _ in range(2):
         ConflictFreeGradient([w]).backward(w.sum(), w[0])
     assert w.grad.tolist() == [4.0, 2.0]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_read_from_the_device(name, monkeypatch):
+    """The meta device holds no numbers: item(), cpu(), a branch on a tensor or a boolean index raise there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which that device has not
+    make, names = MODULES[name]
+    module = make(3).to("meta")
+    inputs = {k: tensor.to("meta") for k, tensor in draw().items()}
+    leaves = [inputs[k].requires_grad_() for k in "abfg"]
+    got = module(*(inputs[k] for k in names))
+    for value in got if isinstance(got, tuple) else [got]:
+        assert value.is_meta
+    if isinstance(got, torch.Tensor) and got.requires_grad:
+        torch.autograd.grad(got.sum(), leaves, allow_unused=True)
+
+
+def test_labelled_prototypes_and_a_conflict_free_step_read_nothing_from_the_device(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    inputs = {k: tensor.to("meta") for k, tensor in draw().items()}
+    labeler = PrototypePseudoLabeler(3, CHANNELS).to("meta")
+    labeler.update(inputs["f"], inputs["y"], inputs["m"])
+    assert labeler(inputs["g"]).is_meta
+    w = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    ConflictFreeGradient([w]).backward(w.sum(), w[0])
+    assert w.grad.is_meta

@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_matching, full_precision, one_channel, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, full_precision, one_channel, reduce_voxels
 
 __all__ = ["DisagreementRectificationLoss"]
 
@@ -62,23 +62,29 @@ class DisagreementRectificationLoss(_Loss):
         self.threshold = float(threshold)
         self.mode = mode
 
-    def forward(self, input: torch.Tensor, other: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input: torch.Tensor, other: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """
         Args:
             input: logits [B, C, *spatial] of the network to train.
             other: logits [B, C, *spatial] of the network it is compared with; gets no gradient.
             target: ground truth class maps [B, 1, *spatial], values in [0, C).
+            mask: bool [B, 1, *spatial], True where the target is known. Defaults to all voxels.
 
         Raises:
-            ValueError: When a shape does not fit, naming the shapes.
+            ValueError: When a shape or dtype does not fit, naming it.
         """
         check_logits(input, "input")
         check_matching(input, other, "input", "other")
         labels = one_channel(target, input, "target")
         probabilities = full_precision(input).softmax(1)
-        mask = self._counted(probabilities.detach(), full_precision(other.detach()).softmax(1))
+        mask = checked_mask(mask, input)
+        counted = self._counted(probabilities.detach(), full_precision(other.detach()).softmax(1))
+        if mask is not None:
+            counted = counted & mask
         residual = probabilities.scatter_add(1, labels, torch.full_like(labels, -1, dtype=probabilities.dtype))
-        return reduce_voxels(residual.square().sum(1, keepdim=True) / 2, mask, self.reduction)
+        return reduce_voxels(residual.square().sum(1, keepdim=True) / 2, counted, self.reduction)
 
     def _counted(self, probabilities: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         confidence, winner = probabilities.max(1, keepdim=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from monai.utils import LossReduction
+from torch.nn.modules.loss import _Loss
 
 from .uncertainty_weighted_cross_pseudo import UncertaintyWeightedCrossPseudoLoss
 
 __all__ = ["RectifiedPseudoSupervisionLoss"]
 
 
-class RectifiedPseudoSupervisionLoss(nn.Module):
+class RectifiedPseudoSupervisionLoss(_Loss):
     r"""
     Pseudo supervision of several augmented views by the prediction on the plain image, rectified by their divergence.
 
@@ -34,19 +35,21 @@ class RectifiedPseudoSupervisionLoss(nn.Module):
         0.6931
     """
 
-    def __init__(self, temperature: float = 0.5, kl_weight: float = 1.0) -> None:
+    def __init__(self, temperature: float = 0.5, kl_weight: float = 1.0, reduction: str = "mean") -> None:
         """
         Args:
             temperature: T of the soft targets, above 0; below 1 it sharpens them.
             kl_weight: weight of the divergence, at least 0.
+            reduction: {``"none"``, ``"mean"``, ``"sum"``}
+                Over the voxels of the mask; ``"none"`` gives a map [B, 1, *spatial]. The views are always averaged.
 
         Raises:
             ValueError: When an option is out of its range.
         """
-        super().__init__()
+        super().__init__(reduction=LossReduction(reduction).value)
         if not kl_weight >= 0:
             raise ValueError(f"kl_weight must be at least 0, got {kl_weight}")
-        self.per_view = UncertaintyWeightedCrossPseudoLoss(temperature, gamma=kl_weight)
+        self.per_view = UncertaintyWeightedCrossPseudoLoss(temperature, gamma=kl_weight, reduction=reduction)
 
     def forward(
         self, views: Sequence[torch.Tensor], teacher: torch.Tensor, mask: torch.Tensor | None = None
@@ -62,4 +65,4 @@ class RectifiedPseudoSupervisionLoss(nn.Module):
         """
         if isinstance(views, torch.Tensor) or len(views) == 0:
             raise ValueError(f"views must be a sequence of at least one logits tensor, got {type(views).__name__}")
-        return torch.stack([self.per_view(view, teacher, mask) for view in views]).mean()
+        return torch.stack([self.per_view(view, teacher, mask) for view in views]).mean(0)

@@ -290,6 +290,15 @@ def test_defaults_are_those_of_the_papers():
     assert (per_view.temperature, per_view.gamma) == (0.5, 1.0)
 
 
+def test_the_views_of_rectified_supervision_are_averaged_voxel_by_voxel():
+    t = draw((2, 3, 4, 4))
+    arguments = ([t["a"], t["b"]], t["b"].flip(0), t["m"])
+    each = RectifiedPseudoSupervisionLoss(reduction="none")(*arguments)
+    assert each.shape == (2, 1, 4, 4) and not each[~t["m"]].any()
+    torch.testing.assert_close(RectifiedPseudoSupervisionLoss(reduction="sum")(*arguments), each.sum())
+    torch.testing.assert_close(RectifiedPseudoSupervisionLoss()(*arguments), each.sum() / t["m"].sum())
+
+
 def test_a_doubtful_positive_does_not_count():
     inputs = draw((1, 2, 8, 8))
     assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"] * 0).item() == 0

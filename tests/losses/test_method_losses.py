@@ -272,6 +272,23 @@ def test_without_an_anchor_nothing_is_contrasted(form):
     assert loss(features, a, labels, torch.ones_like(mask)).item() == 0 and loss.skipped.item() == 1
 
 
+@pytest.mark.parametrize("form", ["infonce", "distance"])
+def test_with_one_prototype_nothing_is_contrasted(form):
+    a, _, labels, features, mask = draw((1, 2, 6, 6))
+    loss = contrastive(2, form=form)
+    assert loss(features, a, torch.zeros_like(labels), mask).item() == 0 and loss.skipped.item() == 1
+
+
+def test_a_class_without_a_prototype_has_no_anchors_and_repels_none():
+    loss = contrastive(3, temperature=1.0).eval()
+    loss.bank.update(torch.eye(3, FEATURE_CHANNELS).double(), torch.tensor([1.0, 1.0, 0.0]).double())
+    predicted = torch.tensor([[[[0, 2]]]])
+    features = torch.eye(3, FEATURE_CHANNELS).double()[predicted[0, 0]].movedim(-1, 0)[None]
+    logits = torch.nn.functional.one_hot(predicted[:, 0], 3).movedim(-1, 1).double()
+    value = loss(features, logits, predicted, torch.zeros_like(predicted, dtype=torch.bool))
+    assert value.item() == pytest.approx(np.log(1 + np.exp(-1)))
+
+
 @pytest.mark.parametrize("known", [2, 3])
 def test_the_distance_form_compares_classes_of_this_batch_with_known_prototypes_only(known):
     """Orthogonal prototypes are the margin apart, so that only a class that is not there could add to the loss."""
@@ -478,6 +495,14 @@ def test_features_that_do_not_fit_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             loss(given, a, labels, mask)
+
+
+def test_rectification_counts_no_voxel_outside_its_mask():
+    a, b, labels, _, mask = draw((2, 3, 6, 5))
+    loss = DisagreementRectificationLoss(threshold=0.0)
+    each = DisagreementRectificationLoss(threshold=0.0, reduction="none")(a, b, labels)
+    assert each[~mask].any()
+    torch.testing.assert_close(loss(a, b, labels, mask), each[mask].sum() / (each[mask] > 0).sum())
 
 
 def test_reductions_follow_monai():

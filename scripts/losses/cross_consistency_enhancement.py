@@ -7,7 +7,15 @@ from torch import nn
 from .cosine_consistency import cosine_distance
 from .entropy_filtered_pseudo_labeler import EntropyFilteredPseudoLabeler
 from .uncertainty_weighted_cross_pseudo import UncertaintyWeightedCrossPseudoLoss, uncertainty_weighted_cross_pseudo
-from .voxelwise import check_logits, check_matching, checked_mask, full_precision, one_channel, reduce_voxels
+from .voxelwise import (
+    check_logits,
+    check_matching,
+    checked_mask,
+    entropy_map,
+    full_precision,
+    one_channel,
+    reduce_voxels,
+)
 
 __all__ = ["CrossConsistencyEnhancementLoss"]
 
@@ -115,8 +123,9 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         if labels is None:
             return self.labels_and_terms(input, other)[2]
         log_a, log_b = self._log_probabilities(input, other)
+        p_a, p_b = log_a.exp(), log_b.exp()
         labels, mask = one_channel(labels, input, "labels"), checked_mask(mask, input)
-        return self._terms(log_a, log_a.exp(), log_b, log_b.exp(), labels, mask)
+        return self._terms(log_a, p_a, entropy_map(p_a, log_a), log_b, p_b, entropy_map(p_b, log_b), labels, mask)
 
     def labels_and_terms(
         self, input: torch.Tensor, other: torch.Tensor
@@ -136,8 +145,9 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         """
         log_a, log_b = self._log_probabilities(input, other)
         p_a, p_b = log_a.exp(), log_b.exp()
-        labels, mask = self.labeler.from_probabilities(p_a, log_a, p_b, log_b)
-        return labels, mask, self._terms(log_a, p_a, log_b, p_b, labels, mask)
+        entropy_a, entropy_b = entropy_map(p_a, log_a), entropy_map(p_b, log_b)
+        labels, mask = self.labeler.from_probabilities(p_a, entropy_a, p_b, entropy_b)
+        return labels, mask, self._terms(log_a, p_a, entropy_a, log_b, p_b, entropy_b, labels, mask)
 
     def _log_probabilities(self, input: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of both networks; the one that does not learn is constant."""
@@ -153,17 +163,19 @@ class CrossConsistencyEnhancementLoss(nn.Module):
         self,
         log_a: torch.Tensor,
         p_a: torch.Tensor,
+        entropy_a: torch.Tensor,
         log_b: torch.Tensor,
         p_b: torch.Tensor,
+        entropy_b: torch.Tensor,
         labels: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         cross_pseudo, entropy_filtered = [], []
         if self.direction != "b_from_a":
-            cross_pseudo.append(self._cross_pseudo(log_a, log_b, p_b))
+            cross_pseudo.append(self._cross_pseudo(log_a, log_b, p_b, entropy_b))
             entropy_filtered.append(-reduce_voxels(log_a.gather(1, labels), mask, "mean"))
         if self.direction != "a_from_b":
-            cross_pseudo.append(self._cross_pseudo(log_b, log_a, p_a))
+            cross_pseudo.append(self._cross_pseudo(log_b, log_a, p_a, entropy_a))
             entropy_filtered.append(-reduce_voxels(log_b.gather(1, labels), mask, "mean"))
         cosine = reduce_voxels(cosine_distance(p_a, p_b), None, "mean")
         return {
@@ -172,9 +184,22 @@ class CrossConsistencyEnhancementLoss(nn.Module):
             "cosine": self.cosine_weight * cosine,
         }
 
-    def _cross_pseudo(self, log_p: torch.Tensor, teacher_log_p: torch.Tensor, teacher_p: torch.Tensor) -> torch.Tensor:
+    def _cross_pseudo(
+        self,
+        log_p: torch.Tensor,
+        teacher_log_p: torch.Tensor,
+        teacher_p: torch.Tensor,
+        teacher_entropy: torch.Tensor,
+    ) -> torch.Tensor:
         part = self.cross_pseudo
         loss = uncertainty_weighted_cross_pseudo(
-            log_p, teacher_log_p, teacher_p, part.temperature, part.gamma, part.detach_weight, part.hard
+            log_p,
+            teacher_log_p,
+            teacher_p,
+            teacher_entropy,
+            part.temperature,
+            part.gamma,
+            part.detach_weight,
+            part.hard,
         )
         return reduce_voxels(loss, None, "mean")

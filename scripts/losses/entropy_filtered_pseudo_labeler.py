@@ -6,17 +6,12 @@ import math
 import torch
 from torch import nn
 
-from .voxelwise import check_logits, check_matching, full_precision
+from .voxelwise import check_logits, check_matching, entropy_map, full_precision
 
-__all__ = ["EntropyFilteredPseudoLabeler", "normalized_entropy"]
+__all__ = ["EntropyFilteredPseudoLabeler"]
 
 # A threshold is a rank among this many voxels of a case at most: enough for a fraction to be right to about 0.1 %.
 MAX_RANKED_VOXELS = 2**18
-
-
-def normalized_entropy(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-    """Entropy [B, 1, *spatial] of probabilities [B, C, *spatial] and their logarithms: 0 is sure, 1 is uniform."""
-    return (p * log_p).sum(1, keepdim=True).div_(-math.log(p.shape[1]))
 
 
 class EntropyFilteredPseudoLabeler(nn.Module):
@@ -84,16 +79,16 @@ class EntropyFilteredPseudoLabeler(nn.Module):
         check_matching(input, other, "input", "other")
         log_p = full_precision(input.detach()).log_softmax(1)
         other_log_p = full_precision(other.detach()).log_softmax(1)
-        return self.from_probabilities(log_p.exp(), log_p, other_log_p.exp(), other_log_p)
+        p, other_p = log_p.exp(), other_log_p.exp()
+        return self.from_probabilities(p, entropy_map(p, log_p), other_p, entropy_map(other_p, other_log_p))
 
     def from_probabilities(
-        self, p: torch.Tensor, log_p: torch.Tensor, other_p: torch.Tensor, other_log_p: torch.Tensor
+        self, p: torch.Tensor, entropy: torch.Tensor, other_p: torch.Tensor, other_entropy: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`forward`, for probabilities [B, C, *spatial] and their logarithms that are already at hand."""
+        """As :meth:`forward`, for probabilities [B, C, *spatial] and entropies in nats that are already at hand."""
         self._check_drop_fraction()
-        p, log_p, other_p, other_log_p = p.detach(), log_p.detach(), other_p.detach(), other_log_p.detach()
-        entropy, other_entropy = normalized_entropy(p, log_p), normalized_entropy(other_p, other_log_p)
-        fused = (p * entropy.neg().exp_()).addcmul_(other_p, other_entropy.neg().exp_())
+        p, other_p, highest = p.detach(), other_p.detach(), math.log(p.shape[1])
+        fused = (p * (entropy / -highest).exp_()).addcmul_(other_p, (other_entropy / -highest).exp_())
         labels = fused.max(1, keepdim=True)[1]  # on a CPU, many times faster than argmax
         if self.drop_fraction == 0.0 or labels.numel() == 0:
             return labels, torch.ones_like(labels, dtype=torch.bool)

@@ -138,9 +138,9 @@ class PrototypeContrastiveLoss(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.form == "distance"):
             sums, counts = class_sums(features, labels, reliable, num_classes)
         if self.training:
-            self.bank.update(sums.detach(), counts)
+            self.bank.update(sums, counts)
         prototypes = unit(self.bank.prototypes.to(features.dtype))
-        seen = self.bank.seen.clone()
+        seen = self.bank.seen
 
         groups = predictions.masked_fill(reliable | ~seen[predictions], -1)
         index, drawn = draw_per_class(groups, num_classes, self.anchor_fraction, self.min_anchors, self.max_anchors)

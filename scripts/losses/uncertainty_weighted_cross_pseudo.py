@@ -5,7 +5,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from .voxelwise import check_logits, check_matching, checked_mask, full_precision, reduce_voxels
+from .voxelwise import check_logits, check_matching, checked_mask, entropy_map, full_precision, reduce_voxels
 
 __all__ = ["UncertaintyWeightedCrossPseudoLoss", "uncertainty_weighted_cross_pseudo"]
 
@@ -14,23 +14,27 @@ def uncertainty_weighted_cross_pseudo(
     log_p: torch.Tensor,
     teacher_log_p: torch.Tensor,
     teacher_p: torch.Tensor,
+    teacher_entropy: torch.Tensor,
     temperature: float,
     gamma: float,
     detach_weight: bool,
     hard: bool,
 ) -> torch.Tensor:
-    """Map [B, 1, *spatial] of :class:`UncertaintyWeightedCrossPseudoLoss` from log-probabilities [B, C, *spatial]."""
+    """Map [B, 1, *spatial] of :class:`UncertaintyWeightedCrossPseudoLoss` from log-probabilities [B, C, *spatial].
+
+    ``teacher_entropy`` is that of :func:`entropy_map`; the entropy filter needs it too.
+    """
     teacher_log_p, teacher_p = teacher_log_p.detach(), teacher_p.detach()
     if hard:
         winner = teacher_log_p.max(1, keepdim=True)[1]
         q = torch.zeros_like(log_p).scatter_(1, winner, 1.0)
     else:
         q = (teacher_log_p / temperature).softmax(1)
-    negative_entropy = (teacher_p * teacher_log_p).sum(1, keepdim=True)
-    divergence = negative_entropy - (teacher_p * (log_p.detach() if detach_weight else log_p)).sum(1, keepdim=True)
+    cross_entropy = -(teacher_p * (log_p.detach() if detach_weight else log_p)).sum(1, keepdim=True)
+    divergence = cross_entropy - teacher_entropy
     # Cross entropy and divergence both multiply log_p by something: added up first, it is one pass over the volume.
     target = torch.add(torch.exp(-divergence) * q, teacher_p, alpha=gamma)
-    return gamma * negative_entropy - (target * log_p).sum(1, keepdim=True)
+    return -(target * log_p).sum(1, keepdim=True) - gamma * teacher_entropy
 
 
 class UncertaintyWeightedCrossPseudoLoss(_Loss):
@@ -104,10 +108,12 @@ class UncertaintyWeightedCrossPseudoLoss(_Loss):
         check_matching(input, teacher, "input", "teacher")
         mask = checked_mask(mask, input)
         teacher_log_p = full_precision(teacher.detach()).log_softmax(1)
+        teacher_p = teacher_log_p.exp()
         loss = uncertainty_weighted_cross_pseudo(
             full_precision(input).log_softmax(1),
             teacher_log_p,
-            teacher_log_p.exp(),
+            teacher_p,
+            entropy_map(teacher_p, teacher_log_p),
             self.temperature,
             self.gamma,
             self.detach_weight,

@@ -10,7 +10,16 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_logits", "check_matching", "checked_mask", "full_precision", "one_channel", "plain", "reduce_voxels"]
+__all__ = [
+    "check_logits",
+    "check_matching",
+    "checked_mask",
+    "entropy_map",
+    "full_precision",
+    "one_channel",
+    "plain",
+    "reduce_voxels",
+]
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,6 +69,11 @@ def checked_mask(mask: torch.Tensor | None, logits: torch.Tensor) -> torch.Tenso
         raise ValueError(f"mask must be a bool tensor, True where a voxel counts, got {mask.dtype}")
     one_channel(mask, logits, "mask")
     return plain(mask)
+
+
+def entropy_map(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats [B, 1, *spatial] of probabilities [B, C, *spatial] and their logarithms, without a gradient."""
+    return (p.detach() * log_p.detach()).sum(1, keepdim=True).neg_()
 
 
 def reduce_voxels(loss: torch.Tensor, mask: torch.Tensor | None, reduction: str) -> torch.Tensor:

@@ -289,6 +289,15 @@ def test_a_class_without_a_prototype_has_no_anchors_and_repels_none():
     assert value.item() == pytest.approx(np.log(1 + np.exp(-1)))
 
 
+@pytest.mark.parametrize("form", ["infonce", "distance"])
+def test_two_batches_can_be_added_up_before_the_backward_pass(form):
+    a, _, labels, features, mask = draw((2, 3, 6, 6))
+    features.requires_grad_()
+    loss = contrastive(3, form=form)
+    (loss(features, a, labels, mask) + loss(features, a, labels, ~mask)).backward()
+    assert torch.isfinite(features.grad).all() and features.grad.any()
+
+
 @pytest.mark.parametrize("known", [2, 3])
 def test_the_distance_form_compares_classes_of_this_batch_with_known_prototypes_only(known):
     """Orthogonal prototypes are the margin apart, so that only a class that is not there could add to the loss."""

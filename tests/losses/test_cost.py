@@ -6,6 +6,8 @@ import importlib.util
 import pytest
 import torch
 
+LARGEST_SHARE = 0.12
+
 
 @pytest.fixture
 def benchmark(request, monkeypatch):
@@ -36,8 +38,8 @@ def test_consistency_and_contrast_are_a_small_part_of_a_training_step(benchmark,
     """
     files, size = benchmark.STEPS["configs/train.json"]
     shares = []
-    while len(shares) < 3 and min(shares, default=1.0) > 0.15:
+    while len(shares) < 5 and min(shares, default=1.0) > LARGEST_SHARE:
         step, terms, gigabytes = benchmark.share_of_a_step(files, size, torch.device("cpu"), repetitions=1)
         shares.append(terms / step)
-    assert min(shares) <= 0.15, shares
+    assert min(shares) <= LARGEST_SHARE, shares
     assert gigabytes <= 1.5

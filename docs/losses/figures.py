@@ -65,10 +65,11 @@ def kl_weight() -> plt.Figure:
     axes[1].plot(position, plain / torch.exp(-divergence), "--", label="cross entropy to the sharpened teacher")
     axes[1].plot(position, torch.exp(-divergence), label="weight exp(-KL(t || p))")
     axes[1].plot(position, plain, label="weighted cross entropy")
-    axes[1].set_title("where the networks place the boundary apart, the weight falls")
+    axes[1].set_title("where they disagree, the weight falls")
+    axes[1].set_ylim(-0.15, 4.8)  # room for the legend above the curves
     for axis in axes:
         axis.set_xlabel("position (voxels)")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left" if axis is axes[0] else "upper right")
     return figure
 
 

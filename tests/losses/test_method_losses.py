@@ -525,3 +525,10 @@ def test_reductions_follow_monai():
         assert each.shape == (2, 1, 4, 4) and not each[~mask].any()
         torch.testing.assert_close(loss(reduction="sum")(*arguments), each.sum())
         torch.testing.assert_close(loss(reduction="mean")(*arguments), each.sum() / mask.sum())
+
+
+def test_an_infinite_loss_outside_the_mask_does_not_count():
+    logits = torch.tensor([[[[3e38, 0.0]], [[-3e38, 0.0]]]])
+    mask = torch.tensor([[[[False, True]]]])
+    value = EntropyFilteredPseudoLoss()(logits, torch.ones(1, 1, 1, 2, dtype=torch.int64), mask)
+    assert value.item() == pytest.approx(np.log(2))

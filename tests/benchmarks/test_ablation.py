@@ -148,7 +148,7 @@ def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
     parser["base_channels"] = 4
     parser["device"] = "cpu"
     network, method = parser.get_parsed_content("network"), parser.get_parsed_content("method")
-    image = torch.randn(2, 1, 32, 32, 32)
+    image = torch.randn(2, 1, 32, 64, 32)
     label = torch.randint(0, 3, image.shape)
     losses = method(network, {"image": image, "label": label}, {"image": image}, progress=0.5)
     assert set(losses) & set(TERMS) == set(terms)

@@ -57,26 +57,25 @@ class BidirectionalCopyPasteMethod(Method):
         progress: float,
     ) -> dict[str, Tensor]:
         image, label = labeled[Keys.IMAGE], labeled[Keys.LABEL]
-        if unlabeled is None or progress < self.pretraining:
+        pretraining = unlabeled is None or progress < self.pretraining
+        if pretraining:
             # pairs of labelled images: each with the one before it in the batch
-            partner, pseudo = image.roll(1, 0), [label.roll(1, 0)] * 2
+            partner, pseudo_a, pseudo_b = image.roll(1, 0), label.roll(1, 0), label.roll(1, 0)
         else:
             partner = unlabeled[Keys.IMAGE]
-            pseudo = [self._pseudo_labels(output.logits) for output in self._teach(partner)]
-        # one generator state for both networks: they see the same boxes
-        state = torch.get_rng_state()
-        losses = {}
-        mixed_a = self.copy_paste(image, label, partner, pseudo[0])
-        torch.set_rng_state(state)
-        mixed_b = self.copy_paste(image, label, partner, pseudo[1])
+            pseudo_a, pseudo_b = (self._pseudo_labels(output.logits) for output in self._teach(partner))
+        mixed_a = self.copy_paste(image, label, partner, pseudo_a)
+        labels_b = torch.where(mixed_a.is_labeled, mixed_a.label, pseudo_b[: len(mixed_a.label)].long())
+        mixed_b = mixed_a._replace(label=labels_b)  # the same images, with its own teacher's pseudo-labels
         output = network(mixed_a.image)
         num_classes = output.a.logits.shape[1]
-        losses["copy_paste_a"] = self.loss(output.a.logits, mixed_a)
-        losses["copy_paste_b"] = self.loss(output.b.logits, mixed_b)
         self.observe_labels(label, num_classes)
-        if partner is not image:
-            self.observe_pseudo_labels(pseudo[0], torch.ones_like(pseudo[0]), num_classes)
-        return losses
+        if not pretraining:
+            self.observe_pseudo_labels(pseudo_a, torch.ones_like(pseudo_a), num_classes)
+        return {
+            "copy_paste_a": self.loss(output.a.logits, mixed_a),
+            "copy_paste_b": self.loss(output.b.logits, mixed_b),
+        }
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> DualOutput:

@@ -296,19 +296,29 @@ def test_bcp_mixes_labelled_pairs_first_and_then_pseudo_labels_of_the_largest_co
 
 def test_both_networks_of_bcp_see_the_same_images_with_their_own_pseudo_labels(batches):
     teacher = fixed(3)
-    method = BidirectionalCopyPasteMethod(teacher, largest_component=False)
     mixes = []
-    real = method.copy_paste
 
-    def spy(*arguments):
-        mixes.append(real(*arguments))
-        return mixes[-1]
+    class Spy(CopyPasteLoss):
+        def forward(self, logits, mixed):
+            mixes.append(mixed)
+            return super().forward(logits, mixed)
 
-    method.copy_paste = spy
+    method = BidirectionalCopyPasteMethod(teacher, loss=Spy(), largest_component=False)
     method(make_network(), *batches, progress=0.5)
     a, b = mixes
     assert torch.equal(a.image, b.image) and torch.equal(a.is_labeled, b.is_labeled)
+    for mixed, logits in ((a, teacher.a), (b, teacher.b)):
+        own = torch.where(mixed.is_labeled, batches[0]["label"], logits[2:].argmax(1, keepdim=True))
+        assert torch.equal(mixed.label, own)
     assert not torch.equal(a.label, b.label)
+
+
+def test_bcp_has_no_pseudo_labels_to_show_while_it_pretrains(batches):
+    method = BidirectionalCopyPasteMethod(fixed(3))
+    method(make_network(), *batches, progress=0.0)
+    assert "kept_fraction" not in method.statistics
+    method(make_network(), *batches, progress=0.5)
+    assert method.statistics["kept_fraction"].item() == 1
 
 
 # --- copy-paste as a term of the default method

@@ -46,7 +46,7 @@ def trained(tmp_path_factory, bundle_root):
     dump = {
         "_target_": "dump_ranks.DumpRanks",
         "folder": str(folder),
-        "network": "@network_def",
+        "network": "@network_to_use",  # a moving average: equal only if what it follows is
         "method": "@method",
     }
     (folder / "dump.json").write_text(json.dumps({"+train#handlers": [dump]}))
@@ -57,7 +57,15 @@ def trained(tmp_path_factory, bundle_root):
         "base_channels": 4,
         "stem_stride": 1,
     }
-    options |= {"max_epochs": 2, "epoch_length": 2, "val_interval": 1, "batch_size": 1, "unlabeled_batch_size": 1}
+    options |= {
+        "use_average": True,
+        "norm": "batch",
+        "max_epochs": 2,
+        "epoch_length": 2,
+        "val_interval": 1,
+        "batch_size": 1,
+        "unlabeled_batch_size": 1,
+    }
     configs = ["configs/train.json", "configs/multi_gpu_train.json", str(folder / "dump.json")]
     output = torchrun(bundle_root, "training", configs, **options)
     (run,) = (folder / "runs").iterdir()

@@ -20,7 +20,7 @@ from .locations import (
 from .normalize_by_modality import NormalizeByModalityd
 from .phantom import phantom_case, phantom_dataset
 from .prepare import prepare_release
-from .readers import H5Reader
+from .readers import H5Reader, ThreadSafeNibabelReader
 from .save_segmentation import SaveSegmentationd
 from .split import split_cases, write_datalist
 from .two_streams import TwoStreams
@@ -37,6 +37,7 @@ __all__ = [
     "H5Reader",
     "NormalizeByModalityd",
     "SaveSegmentationd",
+    "ThreadSafeNibabelReader",
     "TwoStreams",
     "Volume",
     "check_data",

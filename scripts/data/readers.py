@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the semi-supervised benchmark's HDF5 files as MONAI reads every other format."""
+"""Readers beside MONAI's own: the semi-supervised benchmark's HDF5 files, and NIfTI from several threads at once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import ImageReader
+from monai.data import ImageReader, NibabelReader
 from monai.transforms.io.array import SUPPORTED_READERS
 from monai.utils import ensure_tuple
 
@@ -76,6 +77,24 @@ class H5Reader(ImageReader):
         return (arrays[0] if len(arrays) == 1 else np.stack(arrays)), meta
 
 
+class ThreadSafeNibabelReader(NibabelReader):
+    """MONAI's reader of NIfTI, for several threads at once; arguments as in ``monai.data.NibabelReader``.
+
+    MONAI 1.6 keeps the names of the files last read in the reader, and looks at as many of a case's files as there are
+    names: when another thread reads a label in between, **a case with one file per channel silently loses all channels
+    but the first**. Here the names come from the images themselves. Importing this package registers it with MONAI, so
+    that ``LoadImage`` and ``LoadImaged`` take it for NIfTI.
+
+    Source: ours.
+    """
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Voxels and meta data of one image, or of one per channel, as ``NibabelReader.get_data`` gives them."""
+        mine = copy(self)
+        mine.filenames = tuple(image.get_filename() for image in ensure_tuple(img))
+        return super(ThreadSafeNibabelReader, mine).get_data(img)
+
+
 @contextmanager
 def open_dataset(path: str) -> Iterator[Any]:
     """The data set that ``FILE::NAME`` names, not read yet (ours).
@@ -109,3 +128,4 @@ def split_dataset(path: str) -> tuple[str, str]:
 
 
 SUPPORTED_READERS.setdefault("dualseg_h5reader", H5Reader)
+SUPPORTED_READERS.setdefault("dualseg_nibabelreader", ThreadSafeNibabelReader)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from monai.transforms import LoadImage, LoadImaged
 
-from scripts.data import DataError, H5Reader, check_data, load_datalist, open_volume
+from scripts.data import DataError, H5Reader, ThreadSafeNibabelReader, check_data, load_datalist, open_volume
 
 CASES = ("5FKQL4K14KCB72Y8YMC2", "8M99G0JLAXG9GLPV0O8G", "FGM5NIWN3URY4HF4WNUW")
 
@@ -35,6 +35,20 @@ def test_benchmark_files_and_their_nifti_twins_are_the_same_tensors(shared_data,
     assert bool((h5["label"] == nifti["label"]).all())
     assert np.allclose(h5["image"].affine, nifti["image"].affine)
     assert list(h5["image"].meta["spatial_shape"]) == list(nifti["image"].meta["spatial_shape"])
+
+
+def test_channels_survive_another_thread_reading_in_between(tmp_path):
+    """The reader is shared by the threads that fill a cache: what one reads is no business of the others."""
+    voxels = np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float32)
+    files = [str(tmp_path / f"case_000{channel}.nii.gz") for channel in (0, 1)]
+    for file, channel in zip(files, voxels, strict=True):
+        nibabel.save(nibabel.Nifti1Image(channel, np.eye(4)), file)
+    (reader,) = [reader for reader in LoadImage().readers if isinstance(reader, ThreadSafeNibabelReader)]
+    both = reader.read(files)
+    reader.read(files[1])  # by another thread, before the first has its data
+    found, meta = reader.get_data(both)
+    assert (found == voxels).all() and meta["original_channel_dim"] == 0
+    assert (LoadImage(image_only=True)(files).numpy() == voxels).all()
 
 
 def test_one_h5_path_serves_image_and_label(tmp_path):

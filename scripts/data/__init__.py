@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data: datalists, their checks, the embedded phantom, and the two streams of batches."""
 
+from .anti_alias import AntiAliasd
 from .brief_errors import report_data_errors_briefly
 from .cases import Case, CaseCollection, collect_cases
 from .check import CaseReport, DataReport, check_data, inspect_data
@@ -28,6 +29,7 @@ from .volumes import Volume, open_volume
 
 __all__ = [
     "SECTIONS",
+    "AntiAliasd",
     "Case",
     "CaseCollection",
     "CaseReport",

@@ -112,17 +112,23 @@ def test_a_prediction_lies_on_the_scans_own_grid(bundle_root, shared_data, tmp_p
 
 
 @pytest.mark.slow
-def test_the_shipped_model_segments_a_left_atrium_at_full_resolution(bundle_root, shared_data, tmp_path):
-    source = shared_data / "left_atrium"
+@pytest.mark.parametrize(
+    ("dataset", "configs", "dice"),
+    [("left_atrium", ["inference"], 0.85), ("hippocampus", ["inference", "datasets/hippocampus"], 0.75)],
+)
+def test_the_shipped_models_segment_at_full_resolution(bundle_root, shared_data, tmp_path, dataset, configs, dice):
+    source = shared_data / dataset
     case = json.loads((source / "datalist_8.json").read_text())["test"][0]
     run(
         run_id="run",
-        config_file=str(bundle_root / "configs" / "inference.json"),
+        config_file=[str(bundle_root / "configs" / f"{name}.json") for name in configs],
         bundle_root=str(bundle_root),
         dataset_dir=str(source / case["image"]),
         output_dir=str(tmp_path),
     )
     (result,) = tmp_path.iterdir()
-    predicted, label = (np.asarray(nibabel.load(path).dataobj) > 0 for path in (result, source / case["label"]))
+    predicted, label = (np.asarray(nibabel.load(path).dataobj) for path in (result, source / case["label"]))
     assert predicted.shape == label.shape
-    assert 2 * (predicted & label).sum() / (predicted.sum() + label.sum()) > 0.85
+    for structure in range(1, label.max() + 1):
+        found, true = predicted == structure, label == structure
+        assert 2 * (found & true).sum() / (found.sum() + true.sum()) > dice

@@ -127,5 +127,21 @@ def test_every_data_set_has_what_the_recipes_ask_for(bundle_root, name):
     content = json.loads((bundle_root / "configs" / "datasets" / f"{name}.json").read_text())
     assert {"spacing", "patch_size", "base_channels", "max_epochs", "augmentation"} == set(content["cpu"])
     assert set(content["paper"]) == {"overlap"}
+    train = json.loads((bundle_root / "configs" / "train.json").read_text())
+    assert content["cpu"]["augmentation"] in train["augmentation_levels"]
     if name != "folder":
         assert all(np.mod(content["cpu"]["patch_size"], 32) == 0) and all(np.mod(content["patch_size"], 16) == 0)
+
+
+def test_the_level_of_augmentation_reaches_the_transforms(bundle_root):
+    config = parser(bundle_root, "train")
+    levels = config["augmentation_levels"]
+    for name in ("mild", "strong"):
+        config = parser(bundle_root, "train")
+        config["augmentation"] = name
+        affine, *others = config.get_parsed_content("train#random_transforms")
+        assert affine.prob == levels[name]["affine_prob"]
+        assert tuple(affine.rand_affine.rand_affine_grid.scale_range) == (levels[name]["scaling"],) * 3
+        (noise,) = [other.rand_gaussian_noise for other in others if hasattr(other, "rand_gaussian_noise")]
+        assert (noise.std, noise.prob) == (levels[name]["noise"], 1.0)  # the wrapper decides how often
+    assert all(levels["strong"][key] > levels["mild"][key] for key in levels["mild"] if key != "gamma")

@@ -52,8 +52,8 @@ def _read(run: Path) -> tuple[dict, dict, dict, dict, float]:
 
 def _overview(runs: list[Path]) -> str:
     lines = [
-        "| data set | method | seed | steps | minutes | Dice | Jaccard | HD95 (mm) | ASD (mm) |\n",
-        "|---|---|---|---|---|---|---|---|---|\n",
+        "| data set | datalist | method | seed | steps | minutes | Dice | Jaccard | HD95 (mm) | ASD (mm) |\n",
+        "|---|---|---|---|---|---|---|---|---|---|\n",
     ]
     for run in runs:
         config, model, _, metrics, minutes = _read(run)
@@ -64,7 +64,8 @@ def _overview(runs: list[Path]) -> str:
             _value(mean, "hd95_mm", 2),
             _value(mean, "asd_mm", 2),
         ]
-        cells = [config["dataset_name"], config["method_name"], model["seed"], model["iterations"], f"{minutes:.0f}"]
+        cells = [config["dataset_name"], config["datalist_name"], config["method_name"]]
+        cells += [model["seed"], model["iterations"], f"{minutes:.0f}"]
         lines.append("| " + " | ".join(str(cell) for cell in cells + scores) + " |\n")
     return "Ensemble of both networks, mean over foreground classes:\n\n" + "".join(lines) + "\n"
 

@@ -56,5 +56,6 @@ class AntiAliasd(MapTransform):
         if max(sigmas) < NEGLIGIBLE:
             return image
         # scipy's, channel by channel: on a CPU about ten times as fast as a convolution of torch
-        smoothed = gaussian_filter(image.numpy().astype(np.float32, copy=False), sigma=(0, *sigmas), mode="nearest")
-        return MetaTensor(torch.from_numpy(smoothed), meta=image.meta, applied_operations=image.applied_operations)
+        voxels = image.cpu().numpy().astype(np.float32, copy=False)
+        smoothed = torch.from_numpy(gaussian_filter(voxels, sigma=(0, *sigmas), mode="nearest")).to(image.device)
+        return MetaTensor(smoothed, meta=image.meta, applied_operations=image.applied_operations)

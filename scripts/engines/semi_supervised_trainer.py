@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
 from ..data.two_streams import TwoStreams
-from ..methods import Method
+from ..methods import WEAK_VIEW, Method
 from ..networks import MovingAverage
 
 __all__ = ["SemiSupervisedTrainer", "StreamKeys", "named_losses"]
@@ -50,7 +50,8 @@ class SemiSupervisedTrainer(Trainer):
         network: the network that the method calls, e.g. ``DualNetwork``, possibly inside DistributedDataParallel.
         optimizer: optimizer of the network's parameters.
         method: computes the losses.
-        unlabeled_data_loader: unlabelled stream (``image`` alone), or None: the run is supervised then, and says so.
+        unlabeled_data_loader: unlabelled stream (``image``, and ``weak`` where its transforms make it), or None: the
+            run is supervised then, and says so.
         epoch_length: steps per epoch; the loaders cycle. Default: the length of the longer loader.
         seed: seed of the run.
         average: moving average of the network, updated after every step, or None.
@@ -163,11 +164,13 @@ class SemiSupervisedTrainer(Trainer):
         return engine.state.output
 
     def _prepare(self, batch: Any) -> dict[str, torch.Tensor] | None:
-        """Move a batch of one stream to the device, as a dict of ``image`` and, if it has one, ``label``."""
+        """Move a batch of one stream to the device: ``image`` and, if it has them, ``label`` and ``weak``."""
         if batch is None:
             return None
         image, label = self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
         prepared = {Keys.IMAGE: image} if label is None else {Keys.IMAGE: image, Keys.LABEL: label}
+        if WEAK_VIEW in batch:
+            prepared[WEAK_VIEW] = batch[WEAK_VIEW].to(self.state.device, non_blocking=self.non_blocking)
         # losses work on plain tensors: tracking the geometry of MetaTensors through every operation costs time
         return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in prepared.items()}
 

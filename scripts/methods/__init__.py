@@ -7,11 +7,12 @@ from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
 from .cross_pseudo_supervision import CrossPseudoSupervisionMethod
 from .dual_network import DualNetworkMethod
 from .mean_teacher import MeanTeacherMethod, UncertaintyAwareMeanTeacherMethod
-from .method import Method
+from .method import WEAK_VIEW, Method
 from .mutual_correction import MutualCorrectionMethod
 from .supervised import SupervisedMethod
 
 __all__ = [
+    "WEAK_VIEW",
     "AsReleasedMethod",
     "BidirectionalCopyPasteMethod",
     "CopyPaste",

@@ -16,7 +16,7 @@ from ..losses import (
 )
 from ..networks import DualOutput
 from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
-from .method import Method, forward_jointly, supervised_losses
+from .method import WEAK_VIEW, Method, forward_jointly, supervised_losses
 
 __all__ = ["DualNetworkMethod"]
 
@@ -50,7 +50,8 @@ class DualNetworkMethod(Method):
             al., CVPR 2023, arXiv 2305.00673), pseudo-labelled by both teachers together. None: without.
         copy_paste_loss: loss of (logits, :class:`MixedBatch`).
         copy_paste_weight: its weight, of each network.
-        teacher: moving average of the dual network; it runs without dropout.
+        teacher: moving average of the dual network; it runs without dropout, and sees the weak view where there is one
+            (Sohn et al., FixMatch, NeurIPS 2020: what was seen well teaches what is seen badly).
         teacher_confidence: pseudo-labels count where the teachers' mean probability is at least this.
 
     Raises:
@@ -147,7 +148,7 @@ class DualNetworkMethod(Method):
     @torch.no_grad()
     def _mix(self, labeled: Mapping[str, Tensor], unlabeled: Mapping[str, Tensor]) -> MixedBatch:
         self.teacher.eval()  # no dropout, and running statistics that only the average of the student's moves
-        taught = self.teacher(unlabeled[Keys.IMAGE])
+        taught = self.teacher(unlabeled.get(WEAK_VIEW, unlabeled[Keys.IMAGE]))
         probabilities = (taught.a.logits.float().softmax(1) + taught.b.logits.float().softmax(1)) / 2
         confidence, pseudo_labels = probabilities.max(1, keepdim=True)
         reliable = confidence >= self.teacher_confidence

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from ..networks import DualOutput
 
-__all__ = ["Method"]
+__all__ = ["WEAK_VIEW", "Method"]
+
+WEAK_VIEW = "weak"
+"""Key of the unlabelled images before their intensities were varied; voxel for voxel what ``image`` shows."""
 
 
 class Method(nn.Module, ABC):
@@ -45,7 +48,8 @@ class Method(nn.Module, ABC):
         Args:
             network: the dual network, images [B,channels,*S] to a :class:`~..networks.DualOutput`.
             labeled: batch with ``image`` [B,channels,*S] and ``label`` [B,1,*S] (class indices).
-            unlabeled: batch with ``image`` [U,channels,*S], or None where the run has no unlabelled scans.
+            unlabeled: batch with ``image`` [U,channels,*S] and, where the data set's transforms make it, ``weak``
+                (:data:`WEAK_VIEW`) of the same shape; or None where the run has no unlabelled scans.
             progress: fraction of the training that is done, in [0, 1].
         """
 

@@ -126,7 +126,7 @@ def test_the_papers_patch_spacing_and_stride(bundle_root, dataset, stride):
 def test_every_data_set_has_what_the_recipes_ask_for(bundle_root, name):
     content = json.loads((bundle_root / "configs" / "datasets" / f"{name}.json").read_text())
     assert {"spacing", "patch_size", "base_channels", "max_epochs", "augmentation"} == set(content["cpu"])
-    assert set(content["paper"]) == {"overlap"}
+    assert set(content["paper"]) == {"overlap", "flip_axes"}
     train = json.loads((bundle_root / "configs" / "train.json").read_text())
     assert content["cpu"]["augmentation"] in train["augmentation_levels"]
     if name != "folder":
@@ -139,9 +139,31 @@ def test_the_level_of_augmentation_reaches_the_transforms(bundle_root):
     for name in ("mild", "strong"):
         config = parser(bundle_root, "train")
         config["augmentation"] = name
-        affine, *others = config.get_parsed_content("train#random_transforms")
+        (affine, *_) = config.get_parsed_content("train#spatial_transforms")
+        others = config.get_parsed_content("train#intensity_transforms")
         assert affine.prob == levels[name]["affine_prob"]
         assert tuple(affine.rand_affine.rand_affine_grid.scale_range) == (levels[name]["scaling"],) * 3
         (noise,) = [other.rand_gaussian_noise for other in others if hasattr(other, "rand_gaussian_noise")]
         assert (noise.std, noise.prob) == (levels[name]["noise"], 1.0)  # the wrapper decides how often
     assert all(levels["strong"][key] > levels["mild"][key] for key in levels["mild"] if key != "gamma")
+
+
+def test_the_weak_view_is_the_same_crop_before_its_intensities_varied(bundle_root):
+    config = parser(bundle_root, "train")
+    unlabeled = {name: config.get_parsed_content(f"train#unlabeled#{name}") for name in ("crop", "weak_view")}
+    spatial, intensity = (
+        config.get_parsed_content(f"train#unlabeled#{kind}_transforms") for kind in ("spatial", "intensity")
+    )
+    compose = config.get_parsed_content("train#unlabeled#preprocessing")
+    own = len(spatial) + len(intensity) + len(unlabeled)
+    view = Compose(compose.transforms[-own:]).set_random_state(0)
+    # smooth, as white noise would not resemble itself after smoothing
+    image = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 8, 8), size=(40, 40, 40), mode="trilinear")[0]
+    differ = 0
+    for _ in range(20):
+        item = view({"image": image})
+        assert item["image"].shape == item["weak"].shape == (1, 32, 32, 32)
+        both = torch.stack([item["image"].flatten(), item["weak"].flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.5  # a flip or rotation of one alone would leave nothing of it
+        differ += not torch.equal(item["image"], item["weak"])
+    assert differ > 5

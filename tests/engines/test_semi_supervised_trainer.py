@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
+from monai.transforms import Compose, CopyItemsd
 
 from scripts.engines import named_losses
 from scripts.methods import Method
@@ -62,6 +63,23 @@ def test_the_optimizer_minimises_the_sum():
     trainer.run()
     for old, new in zip(before, trainer.network.parameters(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=1e-5)
+
+
+def test_a_weak_view_of_the_unlabelled_stream_reaches_the_method():
+    seen = []
+
+    class Views(Method):
+        def forward(self, network, labeled, unlabeled, progress):
+            seen.append((set(labeled), set(unlabeled), type(unlabeled["weak"])))
+            assert torch.equal(unlabeled["weak"], unlabeled["image"])
+            return {"mean": network(unlabeled["weak"]).a.logits.mean()}
+
+    trainer = make_trainer(max_epochs=1)
+    loader = trainer.data_loader.loaders["unlabeled"]
+    loader.dataset.transform = Compose([loader.dataset.transform, CopyItemsd("image", names="weak")])
+    trainer.method = Views()
+    trainer.run()
+    assert seen == [({"image", "label"}, {"image", "weak"}, torch.Tensor)] * 3
 
 
 def test_progress_is_the_fraction_of_steps_done():

@@ -340,6 +340,24 @@ def test_the_default_method_takes_pseudo_labels_of_both_teachers_together(batche
     assert 0 < method.statistics["kept_fraction"].item() < 1
 
 
+def test_the_teacher_sees_the_weak_view_and_the_students_the_strong_one(batches):
+    class BySign(torch.nn.Module):
+        """Takes what is positive for class 1, the rest for class 0."""
+
+        def forward(self, images):
+            logits = torch.cat([-images, images, torch.full_like(images, -99.0)], 1)
+            return DualOutput(*(SubnetOutput(logits, torch.zeros(len(images), 1)) for _ in range(2)))
+
+    labeled, unlabeled = batches
+    weak = torch.randn_like(unlabeled["image"])
+    method = copy_paste_method(BySign())
+    for views, seen in ((unlabeled, unlabeled["image"]), (unlabeled | {"weak": weak}, weak)):
+        mixed = method._mix(labeled, views)
+        pseudo = ~mixed.is_labeled
+        assert torch.equal(mixed.label[pseudo], (seen > 0).long()[pseudo])
+        assert torch.equal(mixed.image[pseudo], unlabeled["image"][pseudo])
+
+
 def test_copy_paste_is_ramped_up_and_trains_both_networks(batches):
     network = make_network()
     average = MovingAverage(network)

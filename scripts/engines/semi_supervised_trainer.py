@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -169,7 +169,7 @@ class SemiSupervisedTrainer(Trainer):
             return None
         image, label = self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
         prepared = {Keys.IMAGE: image} if label is None else {Keys.IMAGE: image, Keys.LABEL: label}
-        if WEAK_VIEW in batch:
+        if isinstance(batch, Mapping) and WEAK_VIEW in batch:  # a custom prepare_batch may take other batches
             prepared[WEAK_VIEW] = batch[WEAK_VIEW].to(self.state.device, non_blocking=self.non_blocking)
         # losses work on plain tensors: tracking the geometry of MetaTensors through every operation costs time
         return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in prepared.items()}

@@ -116,6 +116,7 @@ def test_brain_intensities_are_those_of_the_brain(bundle_root):
 @pytest.mark.parametrize(("dataset", "stride"), [("pancreas", 16), ("brats2019", 64)])
 def test_the_papers_patch_spacing_and_stride(bundle_root, dataset, stride):
     config = parser(bundle_root, "train", f"datasets/{dataset}", "recipes/paper")
+    assert config.get_parsed_content("flip_axes") == [0, 1]
     patch = config.get_parsed_content("patch_size")
     assert list(patch) == [96, 96, 96] and config.get_parsed_content("spacing") == [1.0, 1.0, 1.0]
     overlap = config.get_parsed_content("overlap")

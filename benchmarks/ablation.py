@@ -7,8 +7,9 @@
 Every row is trained by ``monai.bundle run training`` with the same networks, augmentation and number of steps; the
 table, with the command of each row, replaces what stands between ``<!-- ablation DATASET -->`` and
 ``<!-- /ablation DATASET -->`` in docs/ablation.md. Nothing in it is typed by hand, and what was not run is listed as
-not run. What a finished run found is kept, scan by scan, in ``benchmarks/ablation/results/DATASET_METHOD_seedN.json``;
-delete that file to have the run repeated.
+not run. What a finished run found is kept, scan by scan, in ``benchmarks/ablation/results/DATASET_METHOD_seedN.json``,
+with the values of the config that were overridden for it: a table holds runs with the same ones. Delete that file to
+have the run repeated.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def ablation(
         overrides: further values of the config, the same for every row: ``--max_epochs 20``.
 
     Raises:
-        SystemExit: when an argument names nothing that exists, or a run fails.
+        SystemExit: when an argument names nothing that exists, a run fails, or there is a result of the run with other
+            overrides.
     """
     names = list(ROWS) if rows is None else rows.split(",") if isinstance(rows, str) else list(rows)
     if unknown := [name for name in names if name not in ROWS]:
@@ -106,15 +108,17 @@ def ablation(
     for seed in range(seeds if train else 0):
         for name in names:
             result = RESULTS / f"{dataset}_{name}_seed{seed}.json"
-            if (seed > 0 and not ROWS[name].always) or result.exists():
+            if (seed > 0 and not ROWS[name].always) or seed in finished(dataset, name, extra):
                 continue
+            if result.exists():
+                raise SystemExit(f"{result} is of a run with other overrides. Give the same ones, or delete it first.")
             folder = runs / f"{dataset}_{name}_seed{seed}"
             if not (folder / "run.json").exists():
                 data = str(Path(dataset_dir).resolve())
                 options = ["--dataset_dir", data, "--seed", str(seed), "--runs_dir", str(runs), *extra]
                 run(configs + list(ROWS[name].configs), options, threads)
             RESULTS.mkdir(exist_ok=True)
-            result.write_text(json.dumps(summary(folder), indent=1) + "\n")
+            result.write_text(json.dumps(summary(folder) | {"overrides": extra}, indent=1) + "\n")
             write_table(page, dataset, configs, extra)
 
 
@@ -162,7 +166,7 @@ def write_table(page: Path, dataset: str, configs: list[str], extra: list[str]) 
     text = page.read_text() if page.exists() else ""
     if begin not in text or end not in text:
         raise SystemExit(f"{page}: no lines {begin.strip()} and {end.strip()} between which the table goes.")
-    results = {name: finished(dataset, name) for name in ROWS}
+    results = {name: finished(dataset, name, extra) for name in ROWS}
     table = table_of(results) + commands_of(results, configs, extra)
     before, after = text.split(begin)[0], text.split(end)[1]
     temporary = page.with_suffix(".tmp")
@@ -170,10 +174,11 @@ def write_table(page: Path, dataset: str, configs: list[str], extra: list[str]) 
     temporary.replace(page)
 
 
-def finished(dataset: str, name: str) -> dict[int, dict]:
-    """Summaries of the finished runs of a row, by seed."""
+def finished(dataset: str, name: str, overrides: list[str]) -> dict[int, dict]:
+    """Summaries of the finished runs of a row with these overrides, by seed."""
     found = {path.stem.rpartition("_seed")[2]: path for path in RESULTS.glob(f"{dataset}_{name}_seed*.json")}
-    return {int(seed): json.loads(path.read_text()) for seed, path in sorted(found.items()) if seed.isdigit()}
+    runs = {int(seed): json.loads(path.read_text()) for seed, path in sorted(found.items()) if seed.isdigit()}
+    return {seed: run for seed, run in runs.items() if run["overrides"] == overrides}
 
 
 def table_of(results: dict[str, dict[int, dict]]) -> str:

@@ -104,6 +104,20 @@ def test_only_what_is_missing_is_run_seed_0_of_all_rows_first(script, page, tmp_
     )  # seed 1 of supervised, made up too, has 0.8
 
 
+def test_a_table_never_mixes_runs_with_different_overrides(script, page, tmp_path):
+    runs = tmp_path / "runs"
+    finish(runs, "supervised", 0, [0.7] * 8)
+    options = {"dataset_dir": str(tmp_path), "runs_dir": str(runs), "document": str(page), "rows": "supervised"}
+    script.ablation("hippocampus", patch_size=[32, 64, 32], **options)
+    assert table_row(page, "supervised only")[0] == "1"
+    assert "--patch_size '[32, 64, 32]'" in page.read_text()
+    with pytest.raises(SystemExit, match=r"hippocampus_supervised_seed0\.json is of a run with other overrides"):
+        script.ablation("hippocampus", **options)
+    assert table_row(page, "supervised only")[0] == "not run"
+    script.ablation("hippocampus", patch_size=[32, 64, 32], **options)
+    assert table_row(page, "supervised only")[0] == "1"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -126,12 +126,14 @@ def test_the_papers_patch_spacing_and_stride(bundle_root, dataset, stride):
 @pytest.mark.parametrize("name", ["left_atrium", "pancreas", "brats2019", "hippocampus", "folder"])
 def test_every_data_set_has_what_the_recipes_ask_for(bundle_root, name):
     content = json.loads((bundle_root / "configs" / "datasets" / f"{name}.json").read_text())
-    assert {"spacing", "patch_size", "base_channels", "max_epochs", "augmentation"} == set(content["cpu"])
+    asked_for = {"spacing", "patch_size", "base_channels", "stem_stride", "max_epochs", "augmentation"}
+    assert asked_for == set(content["cpu"])
     assert set(content["paper"]) == {"overlap", "flip_axes"}
     train = json.loads((bundle_root / "configs" / "train.json").read_text())
     assert content["cpu"]["augmentation"] in train["augmentation_levels"]
     if name != "folder":
-        assert all(np.mod(content["cpu"]["patch_size"], 32) == 0) and all(np.mod(content["patch_size"], 16) == 0)
+        assert all(np.mod(content["cpu"]["patch_size"], 16 * content["cpu"]["stem_stride"]) == 0)
+        assert all(np.mod(content["patch_size"], 16) == 0)
 
 
 def test_the_level_of_augmentation_reaches_the_transforms(bundle_root):

@@ -31,6 +31,7 @@ from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "ablation" / "results"
+OWN_OPTIONS = ("--config_file", "--dataset_dir", "--seed", "--runs_dir")
 COPY_PASTE = "configs/methods/dual_network_copy_paste.json"
 
 
@@ -117,6 +118,10 @@ def ablation(
                 data = str(Path(dataset_dir).resolve())
                 options = ["--dataset_dir", data, "--seed", str(seed), "--runs_dir", str(runs), *extra]
                 run(configs + list(ROWS[name].configs), options, threads)
+            if overrides_of(folder) != {
+                word: "".join(value.split()) for word, value in zip(extra[::2], extra[1::2], strict=True)
+            }:
+                raise SystemExit(f"{folder} is a run with other overrides. Give another --runs_dir, or move it away.")
             RESULTS.mkdir(exist_ok=True)
             result.write_text(json.dumps(summary(folder) | {"overrides": extra}, indent=1) + "\n")
             write_table(page, dataset, configs, extra)
@@ -129,6 +134,14 @@ def run(configs: list[str], options: list[str], threads: int | None) -> None:
     environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0:
         raise SystemExit("The run above failed; what was finished before it is in the table.")
+
+
+def overrides_of(folder: Path) -> dict[str, str]:
+    """The overrides of a run's command, without those that every row has and without spaces in the values."""
+    command = json.loads((folder / "run.json").read_text())["command"]
+    words = iter(command[command.index("training") + 1 :])
+    options = {name: "".join(value.split()) for name, value in zip(words, words, strict=True)}
+    return {name: value for name, value in options.items() if name not in OWN_OPTIONS}
 
 
 def summary(folder: Path) -> dict:

@@ -30,14 +30,21 @@ def page(tmp_path):
     return path
 
 
-def finish(runs, name, seed, dice):
+def finish(runs, name, seed, dice, *overrides):
     """Leave what a finished run leaves: ``dice`` of each scan, the same for two classes."""
     folder = runs / f"hippocampus_{name}_seed{seed}"
     folder.mkdir(parents=True)
     mean = {key: {"mean": float(np.mean(dice))} for key in ("dice", "jaccard", "hd95_mm", "asd_mm")}
     (folder / "metrics.json").write_text(json.dumps({"networks": {"ensemble": {"mean_foreground": mean}}}))
     (folder / "model.json").write_text(json.dumps({"iterations": 500}))
-    record = {"peak_memory_gib": 1.3, "device": "CPU, 1 threads", "versions": {}, "finished": "today"}
+    command = ["__main__.py", "run", "training", "--config_file", "x", "--seed", str(seed), *overrides]
+    record = {
+        "command": command,
+        "peak_memory_gib": 1.3,
+        "device": "CPU, 1 threads",
+        "versions": {},
+        "finished": "today",
+    }
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "train_log.jsonl").write_text('{"seconds": 90}\n{"seconds": 30}\n')
     rows = ["case,network,class,name,dice,jaccard,hd95_mm,asd_mm"]
@@ -106,8 +113,11 @@ def test_only_what_is_missing_is_run_seed_0_of_all_rows_first(script, page, tmp_
 
 def test_a_table_never_mixes_runs_with_different_overrides(script, page, tmp_path):
     runs = tmp_path / "runs"
-    finish(runs, "supervised", 0, [0.7] * 8)
+    finish(runs, "supervised", 0, [0.7] * 8, "--patch_size", "[32,64,32]")
     options = {"dataset_dir": str(tmp_path), "runs_dir": str(runs), "document": str(page), "rows": "supervised"}
+    with pytest.raises(SystemExit, match=r"hippocampus_supervised_seed0 is a run with other overrides"):
+        script.ablation("hippocampus", **options)
+    assert not list(script.RESULTS.glob("*"))
     script.ablation("hippocampus", patch_size=[32, 64, 32], **options)
     assert table_row(page, "supervised only")[0] == "1"
     assert "--patch_size '[32, 64, 32]'" in page.read_text()

@@ -64,17 +64,24 @@ def _overview(runs: list[Path]) -> str:
             _value(mean, "hd95_mm", 2),
             _value(mean, "asd_mm", 2),
         ]
-        cells = [config["dataset_name"], config["datalist_name"], config["method_name"]]
+        cells = [config["dataset_name"], config["datalist_name"], _method(config)]
         cells += [model["seed"], model["iterations"], f"{minutes:.0f}"]
         lines.append("| " + " | ".join(str(cell) for cell in cells + scores) + " |\n")
-    return "Ensemble of both networks, mean over foreground classes:\n\n" + "".join(lines) + "\n"
+    title = "Ensemble of both networks, mean over foreground classes"
+    start = "*from*: the run whose weights a run started from; steps and minutes are without that run's"
+    return f"{title} ({start}):\n\n" + "".join(lines) + "\n"
+
+
+def _method(config: dict) -> str:
+    start = config.get("initial_weights")
+    return config["method_name"] + (f", from {Path(start).parent.name}" if start else "")
 
 
 def _section(run: Path) -> str:
     config, model, record, metrics, minutes = _read(run)
     memory = f"{record['peak_memory_gib']} GiB" if "peak_memory_gib" in record else "not recorded"
     lines = [
-        f"### {config['dataset_name']}, {config['method_name']}, seed {model['seed']}\n\n",
+        f"### {config['dataset_name']}, {_method(config)}, seed {model['seed']}\n\n",
         f"{metrics['cases']} test scans. {model['iterations']} steps in {minutes:.0f} min on {record['device']}; ",
         f"peak memory {memory}; weights: {model['chosen']}; torch {record['versions']['torch']}, ",
         f"monai {record['versions']['monai']}. Mean ± standard deviation over scans, mean over foreground classes.\n\n",
@@ -108,6 +115,9 @@ def _command(arguments: list[str]) -> str:
         if option in words:
             at = words.index(option)
             words[at : at + 2] = [option, shown] if shown else []
+    if "--initial_weights" in words:
+        at = words.index("--initial_weights") + 1
+        words[at] = "/".join(("runs", *Path(words[at]).parts[-2:]))
     return " ".join(word if re.fullmatch(r"[\w./:=-]+", word) else f'"{word}"' for word in words)
 
 

@@ -148,8 +148,8 @@ class SemiSupervisedTrainTask(BundleTrainTask):
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list) -> None:
         model = newest_model(self.settings)
         if pretrained and model is not None:
-            start = {"_target_": "scripts.label.StartWeights", "path": str(model.weights), "network": "@network"}
-            train_handlers.insert(0, start)
+            start = {"_target_": "scripts.handlers.InitialWeights", "path": str(model.weights), "required": False}
+            train_handlers.insert(0, start | {"network": "@network", "average": "@average"})
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         sections = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .case_metrics import CaseMetrics, segmentation_metrics, summarize
 from .collapse import CollapseAlarm, CollapseError
 from .console import TrainingConsole
+from .initial_weights import InitialWeights
 from .pictures import CasePictures, TrainingCurves, plot_training_curves
 from .results import ResultsReport, report_results, results_markdown, results_table
 from .run_folder import finish_run, latest_run, run_folder
@@ -18,6 +19,7 @@ __all__ = [
     "CasePictures",
     "CollapseAlarm",
     "CollapseError",
+    "InitialWeights",
     "ResultsReport",
     "RunLog",
     "RunState",

@@ -2,7 +2,6 @@
 """What the bundle's configs need to work inside MONAI Label; nothing here imports it."""
 
 from .spacing import LoneSpacingd
-from .start_weights import StartWeights
 from .stock_app import inference_setting, install_weights, studies_dataset
 
-__all__ = ["LoneSpacingd", "StartWeights", "inference_setting", "install_weights", "studies_dataset"]
+__all__ = ["LoneSpacingd", "inference_setting", "install_weights", "studies_dataset"]

@@ -6,12 +6,11 @@ import os
 
 import pytest
 import torch
-from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Spacingd
 
 from scripts.data import DataError, load_datalist
-from scripts.label import LoneSpacingd, StartWeights, inference_setting, install_weights, studies_dataset
+from scripts.label import LoneSpacingd, inference_setting, install_weights, studies_dataset
 
 
 def scan(path="scan.nii.gz"):
@@ -32,22 +31,6 @@ def test_spacing_leaves_the_other_keys_alone_and_can_be_inverted():
     data = pipeline(scan())
     inverted = Invertd("pred", pipeline, orig_keys="image")({**data, "pred": data["image"].clone()})
     assert inverted["pred"].shape == (1, 8, 8, 8)
-
-
-@pytest.mark.parametrize("classes, starts", [(3, True), (4, False)])
-def test_weights_of_other_networks_are_left_alone(tmp_path, caplog, classes, starts):
-    saved, network = torch.nn.Conv3d(1, 3, 1), torch.nn.Conv3d(1, classes, 1)
-    torch.save(saved.state_dict(), tmp_path / "model.pt")
-    before = network.weight.clone()
-    engine = Engine(lambda engine, batch: None)
-    engine.state.device = "cpu"
-    StartWeights(str(tmp_path / "model.pt"), network).attach(engine)
-    with caplog.at_level("INFO"):
-        engine.run([0])
-    if starts:
-        assert torch.equal(network.weight, saved.weight)
-    else:
-        assert torch.equal(network.weight, before) and "starts from random weights" in caplog.text
 
 
 def test_studies_become_a_datalist(tmp_path, monkeypatch):

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training starts from the weights of an earlier one, all of them or none, and never by accident."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.data import DataError, phantom_dataset
+from scripts.handlers import InitialWeights, RunState
+from scripts.networks import MovingAverage
+
+
+def make_engine():
+    engine = Engine(lambda engine, batch: None)
+    engine.state.device, engine.state.rank, engine.scaler = "cpu", 0, None
+    return engine
+
+
+def save(path, classes=3):
+    network = torch.nn.Conv3d(1, classes, 1)
+    torch.save(network.state_dict(), path)
+    return network
+
+
+def test_network_and_moving_average_start_there(tmp_path, caplog):
+    saved, network = save(tmp_path / "model.pt"), torch.nn.Conv3d(1, 3, 1)
+    average = MovingAverage(network)
+    seen = []
+    engine = make_engine()
+    InitialWeights(tmp_path / "model.pt", network, average).attach(engine)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append((network.weight, average.module.weight)))
+    with caplog.at_level("INFO"):
+        engine.run([0])
+    assert all(torch.equal(weight, saved.weight) for weight in seen[0])
+    assert f"starts from {tmp_path / 'model.pt'}" in caplog.text
+
+
+def test_half_precision_weights_train_in_single_precision(tmp_path):
+    network = torch.nn.Conv3d(1, 3, 1)
+    half = {name: value.half() for name, value in torch.nn.Conv3d(1, 3, 1).state_dict().items()}
+    torch.save(half, tmp_path / "model.pt")
+    engine = make_engine()
+    InitialWeights(tmp_path / "model.pt", network).attach(engine)
+    engine.run([0])
+    assert network.weight.dtype is torch.float32 and torch.equal(network.weight, half["weight"].float())
+
+
+def test_an_interrupted_run_continues_where_it_was(tmp_path):
+    save(tmp_path / "model.pt")
+    network = torch.nn.Conv3d(1, 3, 1)
+    path = tmp_path / "model.pt"
+
+    def run(epochs, step):
+        engine = Engine(step)
+        engine.state.device, engine.state.rank, engine.scaler = "cpu", 0, None
+        InitialWeights(path, network).attach(engine)
+        RunState(str(tmp_path / "run"), network, {}).attach(engine)
+        engine.run([0], max_epochs=epochs)
+
+    (tmp_path / "run").mkdir()
+    with torch.no_grad():
+        run(1, lambda engine, batch: network.weight.fill_(7.0))
+        network.weight.fill_(0.0)  # another process, other random weights
+        run(2, lambda engine, batch: network.weight.add_(1.0))
+    assert torch.equal(network.weight, torch.full_like(network.weight, 8.0))
+
+
+@pytest.mark.parametrize(
+    "build, told",
+    [
+        (lambda: torch.nn.Conv3d(1, 4, 1), r"weight is \(3, 1, 1, 1, 1\) there, \(4, 1, 1, 1, 1\) here"),
+        (lambda: torch.nn.Sequential(torch.nn.Conv3d(1, 3, 1)), "0.weight is missing in it"),
+        (lambda: torch.nn.Conv3d(1, 3, 1, bias=False), "bias is not in this run's"),
+    ],
+)
+def test_weights_of_other_networks_are_refused(tmp_path, build, told):
+    save(tmp_path / "model.pt")
+    with pytest.raises(DataError, match=told) as refused:
+        InitialWeights(tmp_path / "model.pt", build())
+    assert str(tmp_path / "model.pt") in str(refused.value) and "base_channels" in str(refused.value)
+
+
+def test_weights_of_other_networks_can_be_left_alone(tmp_path, caplog):
+    save(tmp_path / "model.pt")
+    network = torch.nn.Conv3d(1, 4, 1)
+    before = network.weight.clone()
+    engine = make_engine()
+    InitialWeights(tmp_path / "model.pt", network, required=False).attach(engine)
+    engine.run([0])
+    assert torch.equal(network.weight, before) and "starts from random weights" in caplog.text
+
+
+def write_pickle(path):
+    path.write_bytes(pickle.dumps(os.path.join))
+
+
+@pytest.mark.parametrize(
+    "write, told",
+    [
+        (lambda path: None, "cannot be read"),
+        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "holds no weights"),
+        (lambda path: path.write_text("weights"), "holds no weights"),
+        (write_pickle, "holds no weights"),
+        (lambda path: torch.save([1, 2], path), "no flat state dict"),
+        (lambda path: torch.save({"network": {"weight": torch.zeros(1)}}, path), "no flat state dict"),
+        (lambda path: (save(path), path.write_bytes(path.read_bytes()[:700])), "holds no weights"),
+    ],
+)
+def test_what_holds_no_weights_is_refused(tmp_path, write, told):
+    path = tmp_path / "model.pt"
+    write(path)
+    with pytest.raises(DataError, match=told) as refused:
+        InitialWeights(path, torch.nn.Conv3d(1, 3, 1))
+    assert str(path) in str(refused.value) and "--initial_weights" in str(refused.value)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_method_starts_from_a_supervised_one(bundle_root, tmp_path):
+    data = phantom_dataset(
+        tmp_path / "data", size=(32, 32, 32), labeled=2, unlabeled=2, validation=0, test=0, progress=False
+    )
+
+    def train(method, **options):
+        configs = [str(bundle_root / "configs" / name) for name in ("train.json", f"methods/{method}.json")]
+        small = {"base_channels": 4, "max_epochs": 1, "epoch_length": 2, "batch_size": 2, "unlabeled_batch_size": 2}
+        options = {"dataset_dir": data, "runs_dir": tmp_path / "runs", "bundle_root": bundle_root, **small, **options}
+        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(configs), *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return ended, tmp_path / "runs" / f"phantom_{method}_seed0"
+
+    ended, first = train("supervised")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    weights = torch.load(first / "model.pt", weights_only=True)
+    ended, second = train("dual_network_copy_paste", initial_weights=first / "model.pt", learning_rate=0.0)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    kept = torch.load(second / "model.pt", weights_only=True)  # the moving average, of steps without length
+    assert all(torch.equal(kept[name], value) for name, value in weights.items()) and kept.keys() == weights.keys()
+    assert json.loads((second / "config.json").read_text())["initial_weights"] == str(first / "model.pt")
+    ended, _ = train("cps", initial_weights=first / "model.pt", base_channels=8)
+    assert ended.returncode != 0 and "is of other networks than this run's" in ended.stderr + ended.stdout

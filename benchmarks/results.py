@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the table of finished runs into docs/results.md, with the command of each.
+"""Put finished runs into the table of docs/results.md, with the command of each.
 
     python benchmarks/results.py RUN_FOLDER [RUN_FOLDER ...] [--document docs/results.md]
 
-The table replaces what stands between the lines ``<!-- runs -->`` and ``<!-- /runs -->`` of the document. Everything
-in it is read from the run folders: nothing is typed by hand.
+The table stands between the lines ``<!-- runs -->`` and ``<!-- /runs -->`` of the document. A run that is in it already
+(same data set, datalist, method, seed and number of steps) is replaced, the others stay, so that run folders need not
+be kept. Everything in it is read from the run folders: nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -21,21 +22,45 @@ HEADER = (
     "| empty predictions |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+OVERVIEW = (
+    "Ensemble of both networks, mean over foreground classes (*from*: the run whose weights a run started from; steps "
+    "and minutes are without that run's):\n\n"
+    "| data set | datalist | method | seed | steps | minutes | Dice | Jaccard | HD95 (mm) | ASD (mm) |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def write_results(*runs: str, document: str = "docs/results.md") -> None:
-    """Replace the table in ``document`` by one of these run folders.
+    """Add these run folders to the table in ``document``, or replace their rows.
 
     Raises:
-        SystemExit: when a folder is no finished run, or the document has no place for the table.
+        SystemExit: when no folder is named or one is no finished run, or the document has no place for the table.
     """
+    if not runs:
+        raise SystemExit("Name the folders of the runs to put into the table.")
     path = Path(document)
     text = path.read_text()
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{path}: no lines {BEGIN.strip()} and {END.strip()} between which the table goes.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    sections = [_overview([Path(run) for run in runs])] + [_section(Path(run)) for run in runs]
-    path.write_text(before + BEGIN + "".join(sections) + END + after)
+    before, rest = text.split(BEGIN)
+    table, after = rest.split(END)
+    entries = _entries(table) | {_identity(row): (row, section) for row, section in map(_entry, map(Path, runs))}
+    data_sets = list(dict.fromkeys(data_set for data_set, *_ in entries))
+    entries = [entries[identity] for identity in sorted(entries, key=lambda identity: data_sets.index(identity[0]))]
+    rows, sections = ("".join(parts) for parts in zip(*entries, strict=True))
+    path.write_text(before + BEGIN + OVERVIEW + rows + "\n" + sections + END + after)
+
+
+def _entries(table: str) -> dict[tuple[str, ...], tuple[str, str]]:
+    """What the table holds already: row and section of each run, by what tells the run from others."""
+    overview, *sections = re.split(r"^(?=### )", table, flags=re.MULTILINE)
+    rows = [line for line in overview.splitlines(keepends=True) if line.startswith("| ")][1:]
+    return {_identity(row): (row, section) for row, section in zip(rows, sections, strict=True)}
+
+
+def _identity(row: str) -> tuple[str, ...]:
+    """Data set, datalist, method, seed and steps."""
+    return tuple(row.split(" | ")[:5])
 
 
 def _read(run: Path) -> tuple[dict, dict, dict, dict, float]:
@@ -50,26 +75,15 @@ def _read(run: Path) -> tuple[dict, dict, dict, dict, float]:
     return config, model, record, metrics, sum(epoch.get("seconds", 0) for epoch in epochs) / 60
 
 
-def _overview(runs: list[Path]) -> str:
-    lines = [
-        "| data set | datalist | method | seed | steps | minutes | Dice | Jaccard | HD95 (mm) | ASD (mm) |\n",
-        "|---|---|---|---|---|---|---|---|---|---|\n",
-    ]
-    for run in runs:
-        config, model, _, metrics, minutes = _read(run)
-        mean = metrics["networks"]["ensemble"]["mean_foreground"]
-        scores = [
-            _value(mean, "dice", 3),
-            _value(mean, "jaccard", 3),
-            _value(mean, "hd95_mm", 2),
-            _value(mean, "asd_mm", 2),
-        ]
-        cells = [config["dataset_name"], config["datalist_name"], _method(config)]
-        cells += [model["seed"], model["iterations"], f"{minutes:.0f}"]
-        lines.append("| " + " | ".join(str(cell) for cell in cells + scores) + " |\n")
-    title = "Ensemble of both networks, mean over foreground classes"
-    start = "*from*: the run whose weights a run started from; steps and minutes are without that run's"
-    return f"{title} ({start}):\n\n" + "".join(lines) + "\n"
+def _entry(run: Path) -> tuple[str, str]:
+    """Row of the overview, and section, of a run."""
+    config, model, _, metrics, minutes = _read(run)
+    mean = metrics["networks"]["ensemble"]["mean_foreground"]
+    digits = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
+    scores = [_value(mean, name, count) for name, count in digits.items()]
+    cells = [config["dataset_name"], config["datalist_name"], _method(config)]
+    cells += [model["seed"], model["iterations"], f"{minutes:.0f}", *scores]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |\n", _section(run)
 
 
 def _method(config: dict) -> str:

@@ -50,7 +50,7 @@ def document(tmp_path):
     return path
 
 
-def test_the_table_takes_the_place_of_the_old_one(tmp_path, document):
+def test_a_run_is_written_between_the_marks(tmp_path, document):
     write_results(make_run(tmp_path / "one", "supervised"), document=str(document))
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
@@ -66,6 +66,27 @@ def test_a_run_says_whose_weights_it_started_from(tmp_path, document):
     assert "| cps, from hearts_supervised_seed0 |" in text and "### hearts, cps, from hearts_supervised_seed0" in text
     assert "--initial_weights runs/hearts_supervised_seed0/model.pt --max_epochs 40`" in text
     assert "runs_of_mine" not in text
+
+
+def test_runs_stay_in_the_table_and_a_repeated_one_replaces_its_row(tmp_path, document):
+    first, second = make_run(tmp_path / "one", "supervised"), make_run(tmp_path / "two", "cps")
+    write_results(first, second, document=str(document))
+    both = document.read_text()
+    other = make_run(tmp_path / "three", "supervised", dataset_name="brains")
+    again = Path(make_run(tmp_path / "four", "cps"))
+    (again / "train_log.jsonl").write_text('{"seconds": 600}\n')
+    write_results(other, document=str(document))
+    write_results(str(again), document=str(document))
+    text = document.read_text()
+    rows = [line for line in text.splitlines() if line.startswith(("| hearts", "| brains"))]
+    assert [row.split(" | ")[2] for row in rows] == ["supervised", "cps", "supervised"]
+    assert "| cps | 0 | 70 | 10 |" in rows[1] and "| cps | 0 | 70 | 2 |" in both
+    assert text.count("### hearts, cps, seed 0") == 1 and text.count("### ") == 3
+    assert "70 steps in 10 min" in text
+    write_results(other, document=str(document))
+    assert document.read_text() == text
+    with pytest.raises(SystemExit, match="Name the folders"):
+        write_results(document=str(document))
 
 
 def test_an_unfinished_run_is_refused(tmp_path, document):

@@ -77,17 +77,17 @@ def _read(run: Path) -> tuple[dict, dict, dict, dict, float]:
 
 def _entry(run: Path) -> tuple[str, str]:
     """Row of the overview, and section, of a run."""
-    config, model, _, metrics, minutes = _read(run)
+    config, model, record, metrics, minutes = _read(run)
     mean = metrics["networks"]["ensemble"]["mean_foreground"]
     digits = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
     scores = [_value(mean, name, count) for name, count in digits.items()]
-    cells = [config["dataset_name"], config["datalist_name"], _method(config)]
+    cells = [config["dataset_name"], config["datalist_name"], _method(config, record)]
     cells += [model["seed"], model["iterations"], f"{minutes:.0f}", *scores]
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n", _section(run)
 
 
-def _method(config: dict) -> str:
-    start = config.get("initial_weights")
+def _method(config: dict, record: dict) -> str:
+    start = record.get("initial_weights", config.get("initial_weights"))
     return config["method_name"] + (f", from {Path(start).parent.name}" if start else "")
 
 
@@ -95,7 +95,7 @@ def _section(run: Path) -> str:
     config, model, record, metrics, minutes = _read(run)
     memory = f"{record['peak_memory_gib']} GiB" if "peak_memory_gib" in record else "not recorded"
     lines = [
-        f"### {config['dataset_name']}, {_method(config)}, seed {model['seed']}\n\n",
+        f"### {config['dataset_name']}, {_method(config, record)}, seed {model['seed']}\n\n",
         f"{metrics['cases']} test scans. {model['iterations']} steps in {minutes:.0f} min on {record['device']}; ",
         f"peak memory {memory}; weights: {model['chosen']}; torch {record['versions']['torch']}, ",
         f"monai {record['versions']['monai']}. Mean ± standard deviation over scans, mean over foreground classes.\n\n",

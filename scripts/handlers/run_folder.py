@@ -61,35 +61,36 @@ def run_folder(runs_dir: str, name: str) -> str:
         number += 1
 
 
-def latest_run(runs_dir: str, name: str) -> str:
+def latest_run(runs_dir: str, name: str, option: str = "--ckpt_path") -> str:
     """Folder of the newest finished run of this name in ``runs_dir``.
 
     Raises:
-        DataError: when there is none.
+        DataError: when there is none; it says how to train one, or to name other weights with ``option``.
     """
     own = re.compile(re.escape(name) + r"(_\d+)?")
     finished = [path for path in Path(runs_dir).glob(f"*/{FINISHED_FILE}") if own.fullmatch(path.parent.name)]
     if not finished:
-        raise DataError(
-            f"No finished run {Path(runs_dir) / name}: train with the same configs first, or give --ckpt_path."
-        )
+        raise DataError(f"No finished run {Path(runs_dir) / name}: train it first, or give {option}.")
     return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
 
 
 def finish_run(folder: str) -> None:
     """Mark the run in ``folder`` as finished: the same command starts a new one from now on. First rank only.
 
-    Made for an expression in a bundle's config. ``run.json`` says when, and with which versions and hardware;
-    ``inference.json``, layered on the bundle's, is all that inference needs to use the run's model.
+    Made for an expression in a bundle's config. ``run.json`` says when, with which versions and hardware,
+    and from which weights the run started; ``inference.json``, layered on the bundle's, is all that inference needs
+    to use the run's model.
     """
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return
+    parser = _enclosing_parser()
     with replace_file(Path(folder) / INFERENCE_FILE) as path:
-        path.write_text(json.dumps(_inference_override(_enclosing_parser(), Path(folder)), indent=2) + "\n")
+        path.write_text(json.dumps(_inference_override(parser, Path(folder)), indent=2) + "\n")
     record = {
         "peak_memory_gib": round(_peak_memory_gib(), 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "initial_weights": parser.get_parsed_content("initial_weights") if "initial_weights" in parser else None,
         "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name()

@@ -131,6 +131,8 @@ def test_every_data_set_has_what_the_recipes_ask_for(bundle_root, name):
     assert set(content["paper"]) == {"overlap", "flip_axes"}
     train = json.loads((bundle_root / "configs" / "train.json").read_text())
     assert content["cpu"]["augmentation"] in train["augmentation_levels"]
+    pretrained = parser(bundle_root, "train", f"datasets/{name}", "recipes/cpu", "recipes/pretrained")
+    assert pretrained.get_parsed_content("max_epochs") == 1.5 * content["cpu"]["max_epochs"]
     if name != "folder":
         assert all(np.mod(content["cpu"]["patch_size"], 16 * content["cpu"]["stem_stride"]) == 0)
         assert all(np.mod(content["patch_size"], 16) == 0)

@@ -127,8 +127,9 @@ def test_a_run_of_another_method_starts_from_a_supervised_one(bundle_root, tmp_p
         tmp_path / "data", size=(32, 32, 32), labeled=2, unlabeled=2, validation=0, test=0, progress=False
     )
 
-    def train(method, **options):
-        configs = [str(bundle_root / "configs" / name) for name in ("train.json", f"methods/{method}.json")]
+    def train(method, *recipes, **options):
+        names = ("train", f"methods/{method}", *recipes)
+        configs = [str(bundle_root / "configs" / f"{name}.json") for name in names]
         small = {"base_channels": 4, "max_epochs": 1, "epoch_length": 2, "batch_size": 2, "unlabeled_batch_size": 2}
         options = {"dataset_dir": data, "runs_dir": tmp_path / "runs", "bundle_root": bundle_root, **small, **options}
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -144,5 +145,13 @@ def test_a_run_of_another_method_starts_from_a_supervised_one(bundle_root, tmp_p
     kept = torch.load(second / "model.pt", weights_only=True)  # the moving average, of steps without length
     assert all(torch.equal(kept[name], value) for name, value in weights.items()) and kept.keys() == weights.keys()
     assert json.loads((second / "config.json").read_text())["initial_weights"] == str(first / "model.pt")
+    # the recipe finds the supervised run by data set and seed, and refuses to start without one
+    ended, _ = train("cps", "recipes/pretrained", seed=1)
+    assert ended.returncode != 0 and "phantom_supervised_seed1: train it first" in ended.stderr + ended.stdout
+    ended, second = train("cps", "recipes/pretrained", learning_rate=0.0)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    kept = torch.load(second / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[name], value) for name, value in weights.items())
+    assert json.loads((second / "run.json").read_text())["initial_weights"] == str(first / "model.pt")
     ended, _ = train("cps", initial_weights=first / "model.pt", base_channels=8)
     assert ended.returncode != 0 and "is of other networks than this run's" in ended.stderr + ended.stdout

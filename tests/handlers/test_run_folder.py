@@ -73,6 +73,8 @@ def test_no_finished_run_is_an_error_that_says_what_to_do(tmp_path):
     start(tmp_path)
     with pytest.raises(DataError, match="No finished run .*demo: train .* or give --ckpt_path"):
         latest_run(str(tmp_path), "demo")
+    with pytest.raises(DataError, match="or give --initial_weights"):
+        latest_run(str(tmp_path), "demo", "--initial_weights")
 
 
 def test_a_finished_run_leaves_what_inference_needs(tmp_path):
@@ -91,7 +93,13 @@ def test_a_run_records_versions_and_hardware(tmp_path):
     parser.get_parsed_content("finish")
     record = json.loads((folder / "run.json").read_text())
     assert {"monai", "torch", "numpy"} <= set(record["versions"])
-    assert record["device"]
+    assert record["device"] and record["initial_weights"] is None
+
+
+def test_a_run_records_the_weights_that_it_started_from(tmp_path):
+    parser, folder = start(tmp_path, initial_weights="$'/first/' + 'model.pt'")
+    parser.get_parsed_content("finish")
+    assert json.loads((folder / "run.json").read_text())["initial_weights"] == "/first/model.pt"
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):

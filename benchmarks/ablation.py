@@ -53,6 +53,9 @@ ROWS = {
     "average": Row("dual_network, moving average of the weights", ("benchmarks/ablation/average.json",)),
     "copy_paste": Row("dual_network, copy-paste", (COPY_PASTE, "benchmarks/ablation/copy_paste.json")),
     "dual_network_copy_paste": Row("dual_network, copy-paste and moving average", (COPY_PASTE,), True),
+    "mean_teacher_copy_paste": Row(
+        "copy-paste and moving average alone", ("configs/methods/mean_teacher_copy_paste.json",)
+    ),
     "as_released": Row("as_released", ("configs/methods/as_released.json",), True),
     "cps": Row("cps", ("configs/methods/cps.json",), True),
     "mean_teacher": Row("mean_teacher", ("configs/methods/mean_teacher.json",)),

@@ -111,11 +111,10 @@ class DualNetworkMethod(Method):
     ) -> dict[str, Tensor]:
         mixed = None if unlabeled is None or self.copy_paste is None else self._mix(labeled, unlabeled)
         images_of_mixed = None if mixed is None else {Keys.IMAGE: mixed.image}
-        on_labeled, on_unlabeled, on_mixed = forward_jointly(network, labeled, unlabeled, images_of_mixed)
+        compared = None if self.consistency is None else unlabeled
+        on_labeled, on_unlabeled, on_mixed = forward_jointly(network, labeled, compared, images_of_mixed)
         losses = self._labeled_losses(on_labeled, labeled[Keys.LABEL])
-        if on_unlabeled is None:
-            return losses
-        unlabeled_losses = {} if self.consistency is None else self._unlabeled_losses(on_unlabeled, progress)
+        unlabeled_losses = {} if on_unlabeled is None else self._unlabeled_losses(on_unlabeled, progress)
         if mixed is not None:
             for name, output in zip(("a", "b"), on_mixed, strict=True):
                 loss = self.copy_paste_loss(output.logits, mixed)

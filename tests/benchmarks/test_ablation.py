@@ -163,6 +163,7 @@ TERMS = ("rectification_a", "cross_pseudo", "entropy_filtered", "cosine", "contr
         ("average", TERMS[:5]),
         ("copy_paste", TERMS),
         ("dual_network_copy_paste", TERMS),
+        ("mean_teacher_copy_paste", (TERMS[0], TERMS[5])),
     ],
 )
 def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
@@ -176,7 +177,8 @@ def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
     label = torch.randint(0, 3, image.shape)
     losses = method(network, {"image": image, "label": label}, {"image": image}, progress=0.5)
     assert set(losses) & set(TERMS) == set(terms)
-    assert parser.get_parsed_content("use_average") == (name in ("average", "dual_network_copy_paste"))
+    averaged = ("average", "dual_network_copy_paste", "mean_teacher_copy_paste")
+    assert parser.get_parsed_content("use_average") == (name in averaged)
 
 
 @pytest.mark.slow

@@ -50,6 +50,7 @@ def train(bundle_root, names, runs, **options):
         ("methods/mcf", {"supervised_a", "rectification_a", "correction_a", "correction_b"}),
         ("methods/bcp", {"copy_paste_a", "copy_paste_b"}),
         ("methods/dual_network_copy_paste", {"supervised_a", "contrastive_a", "copy_paste_a", "copy_paste_b"}),
+        ("methods/mean_teacher_copy_paste", {"supervised_a", "rectification_b", "copy_paste_a", "copy_paste_b"}),
         ("methods/as_released", {"supervised_a", "rectification_a", "cross_pseudo", "divergence", "cosine"}),
     ],
 )

@@ -11,7 +11,7 @@ from scripts.losses import (
     PrototypeContrastiveLoss,
     SigmoidRamp,
 )
-from scripts.methods import CrossPseudoSupervisionMethod, DualNetworkMethod, SupervisedMethod
+from scripts.methods import CopyPaste, CrossPseudoSupervisionMethod, DualNetworkMethod, SupervisedMethod
 from scripts.networks import DualNetwork, VNet
 
 CLASSES = 3
@@ -114,16 +114,30 @@ def test_without_unlabelled_scans_only_labelled_terms_remain(network, batches, m
     assert losses and all(name.startswith(("supervised", "rectification")) for name in losses)
 
 
-def test_supervised_does_not_show_unlabelled_scans_to_the_network(batches):
+def copy_paste_method(**changes):
+    teacher = DualNetwork(*(VNet(out_channels=CLASSES, base_channels=4) for _ in range(2)))
+    return full_method(copy_paste=CopyPaste(), teacher=teacher, **changes)
+
+
+@pytest.mark.parametrize(
+    "make, images",
+    [
+        (lambda: SupervisedMethod(supervised_loss()), 2),
+        (lambda: copy_paste_method(consistency=None, contrastive=None), 2 + 1),
+        (copy_paste_method, 2 + 1 + 1),
+    ],
+    ids=["labelled", "labelled, mixed", "labelled, mixed, unlabelled"],
+)
+def test_the_network_is_shown_only_the_images_that_a_term_needs(network, batches, make, images):
     seen = []
 
-    def network(images):
-        seen.append(len(images))
-        return DualNetwork(*(VNet(out_channels=CLASSES, base_channels=4) for _ in range(2)))(images)
+    def shown(image):
+        seen.append(len(image))
+        return network(image)
 
-    losses = SupervisedMethod(supervised_loss())(network, *batches, progress=0.5)
-    assert seen == [2]
-    assert set(losses) == {"supervised_a", "supervised_b"}
+    losses = make()(shown, *batches, progress=0.5)
+    assert seen == [images]
+    assert ("copy_paste_a" in losses) == (images > 2) and ("cosine" in losses) == (images > 3)
 
 
 def test_cps_is_the_cross_entropy_with_the_other_networks_argmax(network, batches):

@@ -54,7 +54,7 @@ ROWS = {
     "copy_paste": Row("dual_network, copy-paste", (COPY_PASTE, "benchmarks/ablation/copy_paste.json")),
     "dual_network_copy_paste": Row("dual_network, copy-paste and moving average", (COPY_PASTE,), True),
     "mean_teacher_copy_paste": Row(
-        "copy-paste and moving average alone", ("configs/methods/mean_teacher_copy_paste.json",)
+        "copy-paste and moving average alone", ("configs/methods/mean_teacher_copy_paste.json",), True
     ),
     "as_released": Row("as_released", ("configs/methods/as_released.json",), True),
     "cps": Row("cps", ("configs/methods/cps.json",), True),
@@ -82,8 +82,8 @@ def ablation(
     Args:
         dataset: name of a config in configs/datasets.
         dataset_dir: folder of its datalist; needed to train.
-        seeds: seeds 0 to this number less one for supervised, cps, dual_network, as_released and dual_network with
-            copy-paste; seed 0 alone for the others.
+        seeds: seeds 0 to this number less one for supervised, cps, dual_network, as_released and both methods with
+            copy-paste and moving average; seed 0 alone for the others.
         rows: names of rows, with commas between them; default: all.
         runs_dir: where the run folders are.
         recipe: name of a config in configs/recipes.

@@ -149,7 +149,8 @@ class SemiSupervisedTrainTask(BundleTrainTask):
         model = newest_model(self.settings)
         if pretrained and model is not None:
             start = {"_target_": "scripts.handlers.InitialWeights", "path": str(model.weights), "required": False}
-            train_handlers.insert(0, start | {"network": "@network", "average": "@average"})
+            start |= {"network": "@network", "average": "@average", "output_dir": "@output_dir"}
+            train_handlers.insert(0, start)
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         sections = {

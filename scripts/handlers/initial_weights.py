@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import logging
 import pickle
+from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from ..data import DataError
+from .atomic import replace_file
+from .run_state import STATE_FILE
 
 __all__ = ["InitialWeights"]
 
 logger = logging.getLogger(__name__)
+
+START_FILE = "initial_weights.json"
 
 
 class InitialWeights:
@@ -27,16 +33,29 @@ class InitialWeights:
         network: network to train, possibly inside DistributedDataParallel.
         average: a :class:`~scripts.networks.MovingAverage` of it that is to start there, too.
         required: whether weights of other networks are an error; if not, the training starts from random weights.
+        output_dir: the run's folder. ``initial_weights.json`` there says which weights were loaded; a run that is
+            resumed from its ``last.pt`` needs ``path`` no more, and keeps that record. None: no record.
 
     Raises:
         DataError: when ``path`` cannot be read or, if ``required``, is of other networks.
     """
 
-    def __init__(self, path: str, network: nn.Module, average: nn.Module | None = None, required: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        average: nn.Module | None = None,
+        required: bool = True,
+        output_dir: str | None = None,
+    ) -> None:
         self.path = str(path)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.weights: dict[str, Tensor] | None = None
+        if self.output_dir is not None and (self.output_dir / STATE_FILE).exists():
+            return
         self.targets = [getattr(network, "module", network)] + ([] if average is None else [average.module])
         own = self.targets[0].state_dict()
-        self.weights: dict[str, Tensor] | None = _read(self.path)
+        self.weights = _read(self.path)
         if difference := _difference(self.weights, own):
             if required:
                 raise DataError(
@@ -52,9 +71,12 @@ class InitialWeights:
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load the weights."""
+        """Load the weights and note where they are from."""
         for target in self.targets:
             target.load_state_dict(self.weights)
+        if self.output_dir is not None and engine.state.rank == 0:
+            with replace_file(self.output_dir / START_FILE) as path:
+                path.write_text(json.dumps({"path": self.path}) + "\n")
         logger.info("Training starts from %s", self.path)
 
 

@@ -24,6 +24,7 @@ LOG_WIDTH = 120
 FILES = {
     "config.json": "the config of the run, all overrides merged",
     "inference.json": "override for configs/inference.json: how to use this model",
+    "initial_weights.json": "which weights the run started from",
     "last.pt": "state of the training, from which it resumes",
     "metrics.csv": "scores of every case, network and class",
     "metrics.json": "mean, standard deviation and median, with the conventions",

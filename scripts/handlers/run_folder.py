@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser
 
 from ..data import DataError
 from .atomic import replace_file
+from .initial_weights import START_FILE
 
 __all__ = ["finish_run", "latest_run", "run_folder"]
 
@@ -90,7 +91,7 @@ def finish_run(folder: str) -> None:
         "peak_memory_gib": round(_peak_memory_gib(), 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "initial_weights": parser.get_parsed_content("initial_weights") if "initial_weights" in parser else None,
+        "initial_weights": _initial_weights(Path(folder)),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name()
@@ -104,6 +105,11 @@ def finish_run(folder: str) -> None:
         "\"['configs/inference.json','%s']\" --dataset_dir IN --output_dir OUT",
         Path(folder) / INFERENCE_FILE,
     )
+
+
+def _initial_weights(folder: Path) -> str | None:
+    path = folder / START_FILE
+    return json.loads(path.read_text())["path"] if path.exists() else None
 
 
 def _refuse_lower_case_switches(config: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ __all__ = ["RunState"]
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "last.pt"
+
 
 class RunState:
     """Makes a run resumable and leaves its weights behind (ours).
@@ -82,7 +84,7 @@ class RunState:
         Raises:
             RuntimeError: when it does not fit the configured networks.
         """
-        path = self.output_dir / "last.pt"
+        path = self.output_dir / STATE_FILE
         if not path.exists():
             return
         saved = torch.load(path, map_location=engine.state.device, weights_only=True)
@@ -118,7 +120,7 @@ class RunState:
             "iteration": engine.state.iteration,
             "best": self.best,
         }
-        _save(state, self.output_dir / "last.pt")
+        _save(state, self.output_dir / STATE_FILE)
 
     def finish(self, engine: Engine) -> None:
         """Load the network to use on every rank, and write it on the first."""

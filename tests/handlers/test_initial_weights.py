@@ -54,21 +54,33 @@ def test_half_precision_weights_train_in_single_precision(tmp_path):
 def test_an_interrupted_run_continues_where_it_was(tmp_path):
     save(tmp_path / "model.pt")
     network = torch.nn.Conv3d(1, 3, 1)
-    path = tmp_path / "model.pt"
 
-    def run(epochs, step):
+    def run(path, epochs, step):
         engine = Engine(step)
         engine.state.device, engine.state.rank, engine.scaler = "cpu", 0, None
-        InitialWeights(path, network).attach(engine)
+        InitialWeights(path, network, output_dir=str(tmp_path / "run")).attach(engine)
         RunState(str(tmp_path / "run"), network, {}).attach(engine)
         engine.run([0], max_epochs=epochs)
 
     (tmp_path / "run").mkdir()
     with torch.no_grad():
-        run(1, lambda engine, batch: network.weight.fill_(7.0))
+        run(tmp_path / "model.pt", 1, lambda engine, batch: network.weight.fill_(7.0))
         network.weight.fill_(0.0)  # another process, other random weights
-        run(2, lambda engine, batch: network.weight.add_(1.0))
+        run(tmp_path / "gone" / "model.pt", 2, lambda engine, batch: network.weight.add_(1.0))
     assert torch.equal(network.weight, torch.full_like(network.weight, 8.0))
+    record = json.loads((tmp_path / "run" / "initial_weights.json").read_text())
+    assert record == {"path": str(tmp_path / "model.pt")}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    save(tmp_path / "old.pt")
+    saved, network = save(tmp_path / "new.pt"), torch.nn.Conv3d(1, 3, 1)
+    for name in ("old.pt", "new.pt"):
+        engine = make_engine()
+        InitialWeights(tmp_path / name, network, output_dir=str(tmp_path)).attach(engine)
+        engine.run([0])
+    assert torch.equal(network.weight, saved.weight)
+    assert json.loads((tmp_path / "initial_weights.json").read_text()) == {"path": str(tmp_path / "new.pt")}
 
 
 @pytest.mark.parametrize(
@@ -153,5 +165,6 @@ def test_a_run_of_another_method_starts_from_a_supervised_one(bundle_root, tmp_p
     kept = torch.load(second / "model.pt", weights_only=True)
     assert all(torch.equal(kept[name], value) for name, value in weights.items())
     assert json.loads((second / "run.json").read_text())["initial_weights"] == str(first / "model.pt")
+    assert json.loads((first / "run.json").read_text())["initial_weights"] is None
     ended, _ = train("cps", initial_weights=first / "model.pt", base_channels=8)
     assert ended.returncode != 0 and "is of other networks than this run's" in ended.stderr + ended.stdout

@@ -97,7 +97,8 @@ def test_a_run_records_versions_and_hardware(tmp_path):
 
 
 def test_a_run_records_the_weights_that_it_started_from(tmp_path):
-    parser, folder = start(tmp_path, initial_weights="$'/first/' + 'model.pt'")
+    parser, folder = start(tmp_path, initial_weights="/a newer run/model.pt")
+    (folder / "initial_weights.json").write_text('{"path": "/first/model.pt"}')
     parser.get_parsed_content("finish")
     assert json.loads((folder / "run.json").read_text())["initial_weights"] == "/first/model.pt"
 

@@ -54,7 +54,19 @@ ROWS = {
     "copy_paste": Row("dual_network, copy-paste", (COPY_PASTE, "benchmarks/ablation/copy_paste.json")),
     "dual_network_copy_paste": Row("dual_network, copy-paste and moving average", (COPY_PASTE,), True),
     "mean_teacher_copy_paste": Row(
-        "copy-paste and moving average alone", ("configs/methods/mean_teacher_copy_paste.json",), True
+        "copy-paste and moving average alone = **mean_teacher_copy_paste**",
+        ("configs/methods/mean_teacher_copy_paste.json",),
+        True,
+    ),
+    "copy_paste_consistency": Row(
+        "the same, + cross consistency enhancement",
+        (COPY_PASTE, "benchmarks/ablation/copy_paste_consistency.json"),
+        True,
+    ),
+    "copy_paste_contrastive": Row(
+        "the same, + prototype contrastive term",
+        (COPY_PASTE, "benchmarks/ablation/copy_paste_contrastive.json"),
+        True,
     ),
     "as_released": Row("as_released", ("configs/methods/as_released.json",), True),
     "cps": Row("cps", ("configs/methods/cps.json",), True),
@@ -82,7 +94,7 @@ def ablation(
     Args:
         dataset: name of a config in configs/datasets.
         dataset_dir: folder of its datalist; needed to train.
-        seeds: seeds 0 to this number less one for supervised, cps, dual_network, as_released and both methods with
+        seeds: seeds 0 to this number less one for supervised, cps, dual_network, as_released and the rows with
             copy-paste and moving average; seed 0 alone for the others.
         rows: names of rows, with commas between them; default: all.
         runs_dir: where the run folders are.

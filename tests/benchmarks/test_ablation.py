@@ -149,6 +149,7 @@ def test_every_row_differs_from_the_default_in_its_configs_alone(script):
         assert all((ROOT / path).exists() for path in row.configs)
 
 
+CHAIN = ("rectification", "cross_pseudo", "entropy_filtered", "cosine", "dual_network")
 TERMS = ("rectification_a", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a", "copy_paste_a")
 
 
@@ -164,6 +165,8 @@ TERMS = ("rectification_a", "cross_pseudo", "entropy_filtered", "cosine", "contr
         ("copy_paste", TERMS),
         ("dual_network_copy_paste", TERMS),
         ("mean_teacher_copy_paste", (TERMS[0], TERMS[5])),
+        ("copy_paste_consistency", (*TERMS[:4], TERMS[5])),
+        ("copy_paste_contrastive", (TERMS[0], *TERMS[4:])),
     ],
 )
 def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
@@ -177,8 +180,8 @@ def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
     label = torch.randint(0, 3, image.shape)
     losses = method(network, {"image": image, "label": label}, {"image": image}, progress=0.5)
     assert set(losses) & set(TERMS) == set(terms)
-    averaged = ("average", "dual_network_copy_paste", "mean_teacher_copy_paste")
-    assert parser.get_parsed_content("use_average") == (name in averaged)
+    trained_itself = (*CHAIN, "copy_paste")
+    assert parser.get_parsed_content("use_average") == (name not in trained_itself)
 
 
 @pytest.mark.slow

@@ -62,16 +62,25 @@ def run_folder(runs_dir: str, name: str) -> str:
         number += 1
 
 
-def latest_run(runs_dir: str, name: str, option: str = "--ckpt_path") -> str:
-    """Folder of the newest finished run of this name in ``runs_dir``.
+def latest_run(runs_dir: str, name: str, option: str = "--ckpt_path", **settings: Any) -> str:
+    """Folder of the newest finished run of this name in ``runs_dir`` (ours).
+
+    Args:
+        runs_dir: folder of all runs.
+        name: of the run; ``name_2``, ``name_3`` ... are runs of it, too.
+        option: what to give instead of a run, for the error.
+        settings: values that the run's config has to have, such as its ``datalist_name``.
 
     Raises:
         DataError: when there is none; it says how to train one, or to name other weights with ``option``.
     """
     own = re.compile(re.escape(name) + r"(_\d+)?")
     finished = [path for path in Path(runs_dir).glob(f"*/{FINISHED_FILE}") if own.fullmatch(path.parent.name)]
+    if settings:
+        finished = [path for path in finished if settings.items() <= _config(path.parent).items()]
     if not finished:
-        raise DataError(f"No finished run {Path(runs_dir) / name}: train it first, or give {option}.")
+        wanted = "".join(f" with {key} {value}" for key, value in settings.items())
+        raise DataError(f"No finished run {Path(runs_dir) / name}{wanted}: train it first, or give {option}.")
     return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
 
 
@@ -175,4 +184,8 @@ def _create(folder: Path, config: dict) -> bool:
 def _is_same_unfinished_run(folder: Path, config: dict) -> bool:
     if (folder / FINISHED_FILE).exists() or not (folder / CONFIG_FILE).is_file():
         return False
-    return json.loads((folder / CONFIG_FILE).read_text()) == json.loads(json.dumps(config, default=str))
+    return _config(folder) == json.loads(json.dumps(config, default=str))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG_FILE).read_text())

@@ -69,6 +69,16 @@ def test_latest_run_is_the_newest_finished_one(tmp_path):
     assert Path(latest_run(str(tmp_path), "demo")).name == "demo"
 
 
+def test_latest_run_can_be_told_which_settings_it_has(tmp_path):
+    for labels in (8, 64):
+        parser, _ = start(tmp_path, datalist_name=f"datalist_{labels}.json")
+        parser.get_parsed_content("finish")
+    found = latest_run(str(tmp_path), "demo", datalist_name="datalist_8.json", epochs=3)
+    assert json.loads((Path(found) / "config.json").read_text())["datalist_name"] == "datalist_8.json"
+    with pytest.raises(DataError, match="demo with datalist_name datalist_4.json: train it first"):
+        latest_run(str(tmp_path), "demo", datalist_name="datalist_4.json")
+
+
 def test_no_finished_run_is_an_error_that_says_what_to_do(tmp_path):
     start(tmp_path)
     with pytest.raises(DataError, match="No finished run .*demo: train .* or give --ckpt_path"):

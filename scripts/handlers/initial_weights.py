@@ -50,10 +50,10 @@ class InitialWeights:
     ) -> None:
         self.path = str(path)
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.targets = [getattr(network, "module", network)] + ([] if average is None else [average.module])
         self.weights: dict[str, Tensor] | None = None
         if self.output_dir is not None and (self.output_dir / STATE_FILE).exists():
             return
-        self.targets = [getattr(network, "module", network)] + ([] if average is None else [average.module])
         own = self.targets[0].state_dict()
         self.weights = _read(self.path)
         if difference := _difference(self.weights, own):

@@ -59,12 +59,12 @@ ROWS = {
         True,
     ),
     "copy_paste_consistency": Row(
-        "the same, + cross consistency enhancement",
+        "copy-paste and moving average, + cross consistency enhancement",
         (COPY_PASTE, "benchmarks/ablation/copy_paste_consistency.json"),
         True,
     ),
     "copy_paste_contrastive": Row(
-        "the same, + prototype contrastive term",
+        "copy-paste and moving average, + prototype contrastive term",
         (COPY_PASTE, "benchmarks/ablation/copy_paste_contrastive.json"),
         True,
     ),

@@ -1,80 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what each part of the method is worth: run what is missing, resume what was cut off, write the table.
+"""Measure what each method, and each part of it, is worth: run what is missing, resume what was cut off, write tables.
 
-    python benchmarks/ablation.py hippocampus --dataset_dir DIR [--seeds 3] [--rows supervised,cps] [--runs_dir runs]
-    python benchmarks/ablation.py left_atrium --dataset_dir DIR --train False     # only write the table
+    python benchmarks/ablation.py hippocampus --dataset_dir DIR --labels 2 [--seeds 3] [--rows control,paper]
+    python benchmarks/ablation.py hippocampus --dataset_dir DIR --stem_stride 2 --patch_size "[32,64,32]"
 
-Every row is trained by ``monai.bundle run training`` with the same networks, augmentation and number of steps; the
-table, with the command of each row, replaces what stands between ``<!-- ablation DATASET -->`` and
-``<!-- /ablation DATASET -->`` in docs/ablation.md. Nothing in it is typed by hand, and what was not run is listed as
-not run. What a finished run found is kept, scan by scan, in ``benchmarks/ablation/results/DATASET_METHOD_seedN.json``,
-with the values of the config that were overridden for it: a table holds runs with the same ones. Delete that file to
-have the run repeated.
+Rows and cells (data sets, numbers of labels) stand in rows.py. All rows have the same networks, augmentation and number
+of steps, that of the default's two parts. What a finished run found is added to ``benchmarks/results/DATASET.json``; a
+table holds runs with the same overrides. With overrides, the rows are those of version 0.x. The tables in
+docs/ablation.md are written again after every run. ``python benchmarks/results.py`` writes all tables of all pages.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+import re
 import shlex
 import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from textwrap import fill
 
 import fire
 import numpy as np
+import records
+from monai.bundle import ConfigParser
+from pages import replace_table
+from records import ROOT, Run
+from rows import CELLS, CHAIN, METHODS, ROWS, Row
 from scipy.stats import wilcoxon
+from splits import folder_with
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "ablation" / "results"
-OWN_OPTIONS = ("--config_file", "--dataset_dir", "--seed", "--runs_dir")
-COPY_PASTE = "configs/methods/dual_network_copy_paste.json"
-
-
-class Row(NamedTuple):
-    """One row of the table: what it is called, the configs that make it, and the name of the method in them."""
-
-    title: str
-    configs: tuple[str, ...] = ()
-    always: bool = False  # one of the rows that are run with every seed
-
-
-ROWS = {
-    "supervised": Row("supervised only", ("configs/methods/supervised.json",), True),
-    "rectification": Row("+ disagreement rectification", ("benchmarks/ablation/rectification.json",)),
-    "cross_pseudo": Row("+ KL-weighted cross pseudo supervision", ("benchmarks/ablation/cross_pseudo.json",)),
-    "entropy_filtered": Row("+ entropy-filtered supervision", ("benchmarks/ablation/entropy_filtered.json",)),
-    "cosine": Row("+ cosine consistency", ("benchmarks/ablation/cosine.json",)),
-    "dual_network": Row("+ prototype contrastive term = **dual_network**", (), True),
-    "average": Row("dual_network, moving average of the weights", ("benchmarks/ablation/average.json",)),
-    "copy_paste": Row("dual_network, copy-paste", (COPY_PASTE, "benchmarks/ablation/copy_paste.json")),
-    "dual_network_copy_paste": Row("dual_network, copy-paste and moving average", (COPY_PASTE,), True),
-    "mean_teacher_copy_paste": Row(
-        "copy-paste and moving average alone = **mean_teacher_copy_paste**",
-        ("configs/methods/mean_teacher_copy_paste.json",),
-        True,
-    ),
-    "copy_paste_consistency": Row(
-        "copy-paste and moving average, + cross consistency enhancement",
-        (COPY_PASTE, "benchmarks/ablation/copy_paste_consistency.json"),
-        True,
-    ),
-    "copy_paste_contrastive": Row(
-        "copy-paste and moving average, + prototype contrastive term",
-        (COPY_PASTE, "benchmarks/ablation/copy_paste_contrastive.json"),
-        True,
-    ),
-    "as_released": Row("as_released", ("configs/methods/as_released.json",), True),
-    "cps": Row("cps", ("configs/methods/cps.json",), True),
-    "mean_teacher": Row("mean_teacher", ("configs/methods/mean_teacher.json",)),
-    "uamt": Row("uamt", ("configs/methods/uamt.json",)),
-    "mcf": Row("mcf", ("configs/methods/mcf.json",)),
-    "bcp": Row("bcp", ("configs/methods/bcp.json",)),
-}
+DIGITS = {"dice": 4, "jaccard": 4, "hd95_mm": 2, "asd_mm": 2}
 
 
 def ablation(
@@ -84,158 +41,223 @@ def ablation(
     rows: str | tuple[str, ...] | None = None,
     runs_dir: str = "runs",
     recipe: str = "cpu",
+    labels: int | str = 8,
     threads: int | None = None,
-    train: bool = True,
     document: str = "docs/ablation.md",
     **overrides: object,
 ) -> None:
-    """Train the rows that are missing, one after the other, and write the table after each.
+    """Train the rows that are missing, one after the other, and write the tables after each.
 
     Args:
         dataset: name of a config in configs/datasets.
-        dataset_dir: folder of its datalist; needed to train.
-        seeds: seeds 0 to this number less one for supervised, cps, dual_network, as_released and the rows with
-            copy-paste and moving average; seed 0 alone for the others.
+        dataset_dir: folder of its datalists; those for other numbers of labels are made in ``runs_dir``.
+        seeds: seeds 0 to this number less one for the rows that are run with every seed; seed 0 alone for the others.
         rows: names of rows, with commas between them; default: all.
-        runs_dir: where the run folders are.
+        runs_dir: where the run folders are, in a folder for each data set and number of labels.
         recipe: name of a config in configs/recipes.
+        labels: how many scans are labelled, as in the name of the datalist, ``datalist_8.json``, or ``all``.
         threads: threads of PyTorch; default: its own choice.
-        train: False: write the table of what there is, and train nothing.
-        document: where the table goes; its lines ``<!-- ablation DATASET -->`` must be there.
+        document: where the tables go; their lines, such as ``<!-- table cell DATASET LABELS -->``, must be there.
         overrides: further values of the config, the same for every row: ``--max_epochs 20``.
 
     Raises:
-        SystemExit: when an argument names nothing that exists, a run fails, or there is a result of the run with other
-            overrides.
+        SystemExit: when an argument names nothing that exists, a run fails, or a run folder is of another experiment.
     """
-    names = list(ROWS) if rows is None else rows.split(",") if isinstance(rows, str) else list(rows)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise SystemExit(f"--rows names {', '.join(unknown)}, but there are {', '.join(ROWS)}.")
-    if train and dataset_dir is None:
-        raise SystemExit("Give --dataset_dir, or --train False to write the table of what there is.")
+    table = CHAIN if overrides else METHODS
+    names = list(table) if rows is None else rows.split(",") if isinstance(rows, str) else list(rows)
+    if unknown := [name for name in names if name not in table]:
+        raise SystemExit(f"--rows names {', '.join(unknown)}, but there are {', '.join(table)}.")
+    if dataset_dir is None:
+        raise SystemExit("Give --dataset_dir, the folder of the datalists.")
     configs = ["configs/train.json", f"configs/datasets/{dataset}.json", f"configs/recipes/{recipe}.json"]
     if missing := [name for name in configs if not (ROOT / name).exists()]:
         raise SystemExit(f"{', '.join(missing)}: no such file.")
-    page = Path(document) if Path(document).is_absolute() else ROOT / document
-    extra = [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
-    runs = Path(runs_dir).resolve()
-    write_table(page, dataset, configs, extra)
+    options = {name: "".join(str(value).split()) for name, value in overrides.items()} or budget(configs)
+    datalist = f"datalist_{labels}.json"
+    runs = Path(runs_dir).resolve() / f"{dataset}_{labels}"
+
+    def write_tables() -> None:
+        page = ROOT / document
+        if overrides:
+            replace_table(page, f"ablation {dataset} {labels}", table_of(dataset, datalist, options))
+        else:
+            replace_table(page, f"cell {dataset} {labels}", cell_table(dataset, str(labels), options))
+            replace_table(page, "methods", overview())
+
+    write_tables()
+    if not seeds:
+        return
+    data = folder_with(Path(dataset_dir).resolve(), str(labels), runs)
+    words = ["--dataset_dir", str(data), "--runs_dir", str(runs)]
+    words += [word for name, value in overrides.items() or options.items() for word in (f"--{name}", str(value))]
+    words += [] if datalist == "datalist_8.json" else ["--datalist_name", datalist]
+
+    def train(name: str, seed: int) -> None:
+        """Train a row, and before it the row that it starts from; what is finished is on record and kept."""
+        if seed in finished(dataset, name, datalist, options):
+            return
+        row = ROWS[name]
+        folder, before = (runs / f"{dataset}_{one}_seed{seed}" for one in (name, row.after))
+        if row.after:
+            train(row.after, seed)
+        if row.program == "nnunet":
+            command = ["benchmarks/peers/nnunet.py", dataset, "--dataset_dir", str(data), "--labels", str(labels)]
+            command += [
+                "--seed",
+                str(seed),
+                "--threads",
+                str(threads or os.cpu_count()),
+                "--work",
+                str(runs / "nnunet"),
+            ]
+            if row.after:
+                minutes = finished(dataset, row.after, datalist, options)[seed]["minutes"]
+                command += ["--minutes", str(minutes)]
+            run(command, threads)  # which adds its record
+            write_tables()
+            return
+        if row.after and not Run(before).model.exists():
+            raise SystemExit(f"{before}: {name} starts from its weights. Put it back, or repeat it in another folder.")
+        if row.program == "selftrain":
+            folder = before.with_name(f"{before.name}_selftrain1")
+            run(["-m", "scripts", "selftrain", str(before)], threads)
+        elif not Run(folder).is_finished:
+            own = ["--seed", str(seed), *(["--initial_weights", str(Run(before).model)] if row.after else [])]
+            files = repr([*configs, *row.configs])
+            run(["-m", "monai.bundle", "run", "training", "--config_file", files, *words, *own], threads)
+        _, record = records.record(folder)
+        if row.program == "selftrain":
+            start = finished(dataset, row.after, datalist, options)[seed]
+            record |= {"options": options, "minutes": round(record["minutes"] + start["minutes"], 1)}
+            record["command"] = f"python -m scripts selftrain runs/{before.name}"
+        if (record["options"], record["datalist"]) != (options, datalist):
+            raise SystemExit(f"{folder} is a run with other overrides. Give another --runs_dir, or move it away.")
+        records.add(dataset, record)
+        write_tables()
+
     # all rows with seed 0 before any with seed 1: a table cut short by time compares every method
-    for seed in range(seeds if train else 0):
+    for seed in range(seeds):
         for name in names:
-            result = RESULTS / f"{dataset}_{name}_seed{seed}.json"
-            if (seed > 0 and not ROWS[name].always) or seed in finished(dataset, name, extra):
-                continue
-            if result.exists():
-                raise SystemExit(f"{result} is of a run with other overrides. Give the same ones, or delete it first.")
-            folder = runs / f"{dataset}_{name}_seed{seed}"
-            if not (folder / "run.json").exists():
-                data = str(Path(dataset_dir).resolve())
-                options = ["--dataset_dir", data, "--seed", str(seed), "--runs_dir", str(runs), *extra]
-                run(configs + list(ROWS[name].configs), options, threads)
-            if overrides_of(folder) != {
-                word: "".join(value.split()) for word, value in zip(extra[::2], extra[1::2], strict=True)
-            }:
-                raise SystemExit(f"{folder} is a run with other overrides. Give another --runs_dir, or move it away.")
-            RESULTS.mkdir(exist_ok=True)
-            result.write_text(json.dumps(summary(folder) | {"overrides": extra}, indent=1) + "\n")
-            write_table(page, dataset, configs, extra)
+            if seed == 0 or ROWS[name].always:
+                train(name, seed)
 
 
-def run(configs: list[str], options: list[str], threads: int | None) -> None:
-    """One training, in a process of its own, so that each has its own memory and random state."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", repr(configs), *options]
+def budget(configs: list[str]) -> dict[str, str]:
+    """What makes every row as long as the default is in both of its parts."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / name) for name in configs])
+    return {"max_epochs": str(parser.get_parsed_content("max_epochs"))}
+
+
+def run(arguments: list[str], threads: int | None) -> None:
+    """One program, in a process of its own, so that each has its own memory and random state."""
+    command = [sys.executable, *arguments]
     print("\n" + shlex.join(command), flush=True)
     environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0:
         raise SystemExit("The run above failed; what was finished before it is in the table.")
 
 
-def overrides_of(folder: Path) -> dict[str, str]:
-    """The overrides of a run's command, without those that every row has and without spaces in the values."""
-    command = json.loads((folder / "run.json").read_text())["command"]
-    words = iter(command[command.index("training") + 1 :])
-    options = {name: "".join(value.split()) for name, value in zip(words, words, strict=True)}
-    return {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+def finished(dataset: str, method: str, datalist: str, options: dict[str, str]) -> dict[int, dict]:
+    """Records of the finished runs of a row with these options, by seed: from the start that the row has."""
+    row = ROWS[method]
+    wanted = {"method": method, "datalist": datalist}
+    if row.program == "nnunet":
+        return {run["seed"]: run for run in records.read(dataset) if wanted.items() <= run.items()}
+    wanted["options"] = options
+    start = re.compile("None" if row.after is None else rf"{dataset}_{row.after}_seed\d+")
+    found = [run for run in records.read(dataset) if wanted.items() <= run.items()]
+    return {run["seed"]: run for run in found if start.fullmatch(str(run["start"]))}
 
 
-def summary(folder: Path) -> dict:
-    """What a finished run found: scores of the ensemble, mean over foreground classes, of every scan; and its cost."""
-    metrics, model, record = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "model", "run"))
-    cases = defaultdict(lambda: defaultdict(list))
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            if line["network"] == "ensemble":
-                for key, _ in METRICS:
-                    cases[line["case"]][key].append(float(line[key]))
-    epochs = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return {
-        "scores": {key: metrics["networks"]["ensemble"]["mean_foreground"][key]["mean"] for key, _ in METRICS},
-        "steps": model["iterations"],
-        "minutes": round(sum(epoch.get("seconds", 0) for epoch in epochs) / 60, 1),
-        "peak_memory_gib": record["peak_memory_gib"],
-        "device": record["device"],
-        "versions": record["versions"],
-        "finished": record["finished"],
-        "cases": {
-            case: {key: round(float(np.mean(values)), 5) for key, values in scores.items()}
-            for case, scores in cases.items()
-        },
-    }
-
-
-def write_table(page: Path, dataset: str, configs: list[str], extra: list[str]) -> None:
-    """Replace the table of this data set in the page.
-
-    Raises:
-        SystemExit: when the page has no place for it.
-    """
-    begin, end = f"<!-- ablation {dataset} -->\n", f"<!-- /ablation {dataset} -->\n"
-    text = page.read_text() if page.exists() else ""
-    if begin not in text or end not in text:
-        raise SystemExit(f"{page}: no lines {begin.strip()} and {end.strip()} between which the table goes.")
-    results = {name: finished(dataset, name, extra) for name in ROWS}
-    table = table_of(results) + commands_of(results, configs, extra)
-    before, after = text.split(begin)[0], text.split(end)[1]
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(before + begin + table + end + after)
-    temporary.replace(page)
-
-
-def finished(dataset: str, name: str, overrides: list[str]) -> dict[int, dict]:
-    """Summaries of the finished runs of a row with these overrides, by seed."""
-    found = {path.stem.rpartition("_seed")[2]: path for path in RESULTS.glob(f"{dataset}_{name}_seed*.json")}
-    runs = {int(seed): json.loads(path.read_text()) for seed, path in sorted(found.items()) if seed.isdigit()}
-    return {seed: run for seed, run in runs.items() if run["overrides"] == overrides}
-
-
-def table_of(results: dict[str, dict[int, dict]]) -> str:
+def cell_table(dataset: str, labels: str, options: dict[str, str]) -> str:
+    """What was run of a data set and number of labels, as markdown, with the commands; what was not is named."""
+    results = {name: finished(dataset, name, f"datalist_{labels}.json", options) for name in METHODS}
+    bound = {} if labels == "all" else finished(dataset, "control", "datalist_all.json", options)
     lines = [
-        "| method | seeds | Dice | Jaccard | HD95 (mm) | ASD (mm) | minus supervised | p | minutes | GiB |\n",
+        "| row | seeds | Dice | HD95 (mm) | minus control | p | gap closed | minutes |\n",
+        "|---|---|---|---|---|---|---|---|\n",
+    ]
+    for name, by_seed in results.items():
+        if by_seed:
+            runs = list(by_seed.values())
+            cells = [f"`{name}`", str(len(runs)), *means(runs, {key: DIGITS[key] for key in ("dice", "hd95_mm")})]
+            cells += (
+                ["", "", ""]
+                if name == "control"
+                else [
+                    *compare(by_seed, results["control"]),
+                    gap_closed(by_seed, results["control"], bound),
+                ]
+            )
+            lines.append("| " + " | ".join([*cells, spread([run["minutes"] for run in runs], 0)]) + " |\n")
+    missing = [f"`{name}`" for name, by_seed in results.items() if not by_seed]
+    if len(missing) == len(METHODS):
+        return "Not run.\n"
+    if missing:
+        lines.append("\n" + fill(f"Not run: {', '.join(missing)}.", 120, break_on_hyphens=False) + "\n")
+    return "".join(lines) + commands_of(results, METHODS)
+
+
+def gap_closed(method: dict[int, dict], control: dict[int, dict], bound: dict[int, dict]) -> str:
+    """Share of the way from the control to the control with all labels, from the seeds that method and control have."""
+    seeds = method.keys() & control.keys()
+    if not seeds or not bound:
+        return ""
+    ours, theirs, best = (
+        np.mean([run["networks"]["ensemble"]["dice"][0] for run in group])
+        for group in ([method[seed] for seed in seeds], [control[seed] for seed in seeds], bound.values())
+    )
+    return f"{(ours - theirs) / (best - theirs):.0%}" if best > theirs else ""
+
+
+def overview() -> str:
+    """Dice of every method in every cell, mean over the seeds."""
+    cells = [(dataset, labels) for dataset, counts in CELLS.items() for labels in counts]
+    budgets = {dataset: cell_options(dataset) for dataset in CELLS}
+    titles = [f"{dataset.replace('_', ' ')} {labels}" for dataset, labels in cells]
+    lines = ["| row | " + " | ".join(titles) + " |\n", "|---" * (len(cells) + 1) + "|\n"]
+    for name in METHODS:
+        found = [finished(dataset, name, f"datalist_{labels}.json", budgets[dataset]) for dataset, labels in cells]
+        dice = [
+            f"{np.mean([run['networks']['ensemble']['dice'][0] for run in runs.values()]):.3f}" if runs else "not run"
+            for runs in found
+        ]
+        lines.append(f"| `{name}` | " + " | ".join(dice) + " |\n")
+    return "".join(lines)
+
+
+def cell_options(dataset: str) -> dict[str, str]:
+    """The options of the runs in the cells of a data set."""
+    return budget(["configs/train.json", f"configs/datasets/{dataset}.json", "configs/recipes/cpu.json"])
+
+
+def table_of(dataset: str, datalist: str, options: dict[str, str]) -> str:
+    """The table as markdown, with the command of every row that was run."""
+    results = {name: finished(dataset, name, datalist, options) for name in CHAIN}
+    lines = [
+        "| row | seeds | Dice | Jaccard | HD95 (mm) | ASD (mm) | minus supervised | p | minutes | GiB |\n",
         "|---|---|---|---|---|---|---|---|---|---|\n",
     ]
-    for name, row in ROWS.items():
+    for name in CHAIN:
         if not results[name]:
-            lines.append(f"| {row.title} | not run |" + " |" * 8 + "\n")
+            lines.append(f"| `{name}` | not run |" + " |" * 8 + "\n")
             continue
         runs = list(results[name].values())
-        cells = [row.title, str(len(runs))]
-        cells += [spread([run["scores"][key] for run in runs], digits) for key, digits in METRICS]
+        cells = [f"`{name}`", str(len(runs)), *means(runs, DIGITS)]
         cells += compare(results[name], results["supervised"]) if name != "supervised" else ["", ""]
-        cells += [spread([run[key] for run in runs], digits) for key, digits in COSTS]
+        cells += [spread([run["minutes"] for run in runs], 0), spread([run["peak_memory_gib"] for run in runs], 1)]
         lines.append("| " + " | ".join(cells) + " |\n")
     runs = [run for by_seed in results.values() for run in by_seed.values()]
-    budget = f"Steps: {join(run['steps'] for run in runs)}; on {join(run['device'] for run in runs)}. " if runs else ""
-    return "".join(lines) + "\n" + budget + EXPLANATION
+    if not runs:
+        return "".join(lines)
+    length = f"\nSteps: {join(run['steps'] for run in runs)}; on {join(run['device'] for run in runs)}.\n"
+    return "".join(lines) + length + commands_of(results, CHAIN)
 
 
-METRICS = (("dice", 4), ("jaccard", 4), ("hd95_mm", 2), ("asd_mm", 2))
-COSTS = (("minutes", 0), ("peak_memory_gib", 1))
-EXPLANATION = (
-    "Ensemble of both networks, last epoch, mean over foreground classes and test scans; with several seeds, mean ± "
-    "standard deviation over seeds. *Minus supervised*: mean difference of Dice, scan by scan, each scan averaged "
-    "over the seeds that both have; *p*: Wilcoxon's signed-rank test of it, two-sided, uncorrected.\n\n"
-)
+def means(runs: list[dict], digits: Mapping[str, int]) -> list[str]:
+    """Scores of the ensemble, mean over the runs, with the standard deviation where there are several."""
+    return [spread([run["networks"]["ensemble"][key][0] for run in runs], count) for key, count in digits.items()]
 
 
 def join(values: Iterable) -> str:
@@ -248,27 +270,28 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def compare(method: dict[int, dict], baseline: dict[int, dict]) -> list[str]:
-    """Mean difference over the scans, and the p-value of the paired test, from the seeds that both have."""
+    """Mean difference over the scans, and the p-value of the paired test, from the seeds with scans that both have."""
     seeds = sorted(method.keys() & baseline.keys())
-    if not seeds:
+    pairs = [(method[seed]["scans"].get("dice"), baseline[seed]["scans"].get("dice")) for seed in seeds]
+    pairs = [pair for pair in pairs if all(pair)]
+    if not pairs:
         return ["", ""]
-    pairs = [(method[seed]["cases"], baseline[seed]["cases"]) for seed in seeds]
     cases = sorted(set.intersection(*(set(scores) for pair in pairs for scores in pair)))
-    differences = [np.mean([ours[case]["dice"] - theirs[case]["dice"] for ours, theirs in pairs]) for case in cases]
+    differences = [np.mean([ours[case] - theirs[case] for ours, theirs in pairs]) for case in cases]
     p = wilcoxon(differences).pvalue if len(cases) > 5 and np.any(differences) else float("nan")
     return [f"{100 * np.mean(differences):+.2f} points", f"{p:.2g}"]
 
 
-def commands_of(results: dict[str, dict[int, dict]], configs: list[str], extra: list[str]) -> str:
-    """The command of each row, without the folders of the machine it ran on."""
-    lines = ["<details><summary>Commands</summary>\n\n"]
-    for name, row in ROWS.items():
-        files = ",".join(f"'{config}'" for config in [*configs, *row.configs])
-        seeds = f"; run with seeds {join(results[name])}" if results[name] else "; not run"
-        command = f'python -m monai.bundle run training --config_file "[{files}]" --dataset_dir DIR --seed N'
-        command = " ".join([command, *map(shlex.quote, extra)])
-        lines.append(f"- {row.title}: `{command}`{seeds}\n")
-    return "".join(lines) + "\n</details>\n"
+def commands_of(results: dict[str, dict[int, dict]], rows: Mapping[str, Row]) -> str:
+    """The command that repeats each row that was run, with the configs that make the row today."""
+    commands = []
+    for name, runs in results.items():
+        if runs:
+            run = next(iter(runs.values()))
+            configs = [*run["configs"][:3], *rows[name].configs]  # all begin with train, data set, recipe
+            commands.append(f"# {name}: {rows[name].title}; seeds {join(runs)}\n")
+            commands.append(records.command(run | {"configs": configs}, "N") + "\n")
+    return f"\n<details><summary>Commands</summary>\n\n```bash\n{''.join(commands)}```\n\n</details>\n"
 
 
 if __name__ == "__main__":

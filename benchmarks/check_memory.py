@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.data import inspect_data  # noqa: E402
+from scripts.data import inspect_data
 
 PLANE = (1024, 1024)
 BLOCK = 16

@@ -28,12 +28,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts import losses as L  # noqa: E402
+from scripts.methods import Method  # noqa: E402
 
 SIZES = [(2, 2, 112, 112, 80), (1, 14, 96, 96, 96)]
 # Crops of a training step. The default networks, with their stride-2 stem, take multiples of 32: 4 % more voxels.
+METHOD = ["configs/train.json", "configs/methods/paper.json"]
 STEPS = {
-    "configs/train.json": (["configs/train.json"], (128, 128, 64)),
-    "configs/recipes/paper.json": (["configs/train.json", "configs/recipes/paper.json"], (112, 112, 80)),
+    "configs/train.json": (METHOD, (128, 128, 64)),
+    "configs/recipes/paper.json": ([*METHOD, "configs/recipes/paper.json"], (112, 112, 80)),
 }
 FEATURES = 16
 GIB = 2**30
@@ -102,7 +104,7 @@ def passes(classes: int, t: dict[str, torch.Tensor]) -> dict[str, Callable[[], t
         "CCE and both contrastive terms": lambda: unlabelled_terms(consistency, (infonce, other), t),
         "RectifiedPseudoSupervisionLoss (1 view)": lambda: rps([a], b),
         "ERDALoss": lambda: erda(a, b),
-        "PrototypePseudoLabeler": lambda: labeler(f).mean(),
+        "PrototypePseudoLabeler": lambda: labeler.logits(f).mean(),
         "VoxelContrastiveLoss": lambda: voxel(f, g, y),
         "GuidedContrastiveLoss": lambda: guided(f, g, a),
         "AffinityRectifiedLoss": lambda: affinity(a, f, b, g),
@@ -150,36 +152,39 @@ def peak_on_cpu(run: Callable[[], None]) -> int:
 def share_of_a_step(
     files: list[str], size: tuple[int, ...], device: torch.device, repetitions: int
 ) -> tuple[float, float, float]:
-    """What CCE and both contrastive terms cost beside a whole training step of a config, both measured by turns.
+    """What the terms on unlabelled images cost beside a whole training step of a config, both measured by turns.
 
     The step is that of the config: networks, method with all its terms, backward pass, optimizer; 2 labelled and 2
-    unlabelled crops. The terms are computed on logits and features of the shapes that the networks give.
+    unlabelled crops. The terms are those of its method, on logits and features as the networks give them.
 
     Returns:
         Seconds of the step, seconds of the terms, and GiB that the terms allocate at their peak.
     """
     parser = ConfigParser()
     parser.read_config([str(ROOT / file) for file in files])
-    parser["bundle_root"], parser["device"] = str(ROOT), device
+    parser.update({"bundle_root": str(ROOT), "device": device, "warm_up": 0})
     network, method = parser.get_parsed_content("network").train(), parser.get_parsed_content("method").to(device)
     optimizer = parser.get_parsed_content("optimizer")
     classes = parser.get_parsed_content("num_classes")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, parser["in_channels"], *size, generator=generator).to(device)
     labels = torch.randint(0, classes, (2, 1, *size), generator=generator).to(device)
+    batches = {"image": images[:2], "label": labels}, {"image": images[2:]}
 
     def step() -> None:
         optimizer.zero_grad()
-        sum(method(network, {"image": images[:2], "label": labels}, {"image": images[2:]}, 1.0).values()).backward()
+        sum(method(network, *batches, 1.0).values()).backward()
         optimizer.step()
 
+    unlabelled = Method(
+        {name: term for name, term in method.terms.items() if term.needs_unlabeled}, method.labeler, method.teacher
+    )
     with torch.no_grad():
-        output = network(images[:2])
-    t = {"a": output.a.logits, "b": output.b.logits, "f": output.a.features, "g": output.b.features}
-    leaves = [tensor.requires_grad_() for tensor in t.values()]
+        output = network(images[2:])
+    leaves = [tensor.requires_grad_() for subnet in output for tensor in subnet]
 
     def terms() -> None:
-        once(lambda: unlabelled_terms(method.consistency, (method.contrastive_a, method.contrastive_b), t), leaves)
+        once(lambda: sum(unlabelled(lambda _: output, *batches, 1.0).values()), leaves)
 
     step(), terms()  # warm up
     pairs = [(seconds(step, device), seconds(terms, device)) for _ in range(repetitions)]
@@ -207,7 +212,7 @@ def main() -> None:
             reference = reference or fastest
             print(f"| {name} | {fastest:.3f} | {fastest / reference:.2f} | {peak(run, device):.2f} |", flush=True)
     if arguments.step:
-        print("\n| networks | crops | step, s | CCE and both contrastive terms, s | share | peak GiB |")
+        print("\n| networks | crops | step, s | terms on unlabelled crops, s | share | peak GiB |")
         print("|---|---|---|---|---|---|")
         for name, (files, size) in STEPS.items():
             step, terms, memory = share_of_a_step(files, size, device, arguments.repetitions)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a finished run's weights the shipped ones: in half precision, small enough for a repository.
 
-    python benchmarks/ship.py runs/left_atrium_dual_network_seed0 models/model.pt
+    python benchmarks/ship.py runs/left_atrium_mean_teacher_copy_paste_seed0 models/model.pt
 
 The file is a flat state dict; loading it into a network converts back to single precision.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import fire
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.runs import Run
 
 LIMIT_MB = 25
 
@@ -22,7 +26,7 @@ def ship(run: str, target: str) -> None:
     Raises:
         SystemExit: when there is no finished run, a weight does not fit half precision, or the file is over 25 MB.
     """
-    source = Path(run) / "model.pt"
+    source = Run(run).model
     if not source.exists():
         raise SystemExit(f"{source}: missing, so {run} is no finished run.")
     weights = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ sys.path.insert(0, str(BUNDLE))  # the bundle's package `scripts`
 
 import requests  # noqa: E402
 from fastapi import HTTPException  # noqa: E402
-from lib.infer import SegmentationTask  # noqa: E402
+from lib.batch import Proposals  # noqa: E402
+from lib.correction import CorrectionTask  # noqa: E402
+from lib.infer import SegmentationTask, check_scan  # noqa: E402
+from lib.labels import LabelChecks  # noqa: E402
 from lib.messages import show_refusals_briefly  # noqa: E402
-from lib.models import newest_model  # noqa: E402
+from lib.models import model_in_use  # noqa: E402
 from lib.scoring import METHODS, ModelScoring  # noqa: E402
+from lib.server import install  # noqa: E402
 from lib.settings import Settings  # noqa: E402
-from lib.strategy import HighestScore  # noqa: E402
+from lib.strategy import DIVERSITY, FarthestFromSeen, HighestScore  # noqa: E402
 from lib.train import SemiSupervisedTrainTask  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
@@ -48,7 +53,8 @@ class DualSegApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.settings = Settings.from_conf(BUNDLE, Path(app_dir), conf)
-        newest_model(self.settings)  # refuses to start for other structures than the model has
+        self.label_checks = LabelChecks(self.settings)
+        model_in_use(self.settings)  # refuses to start for other structures than the model has
         super().__init__(
             app_dir,
             studies,
@@ -59,20 +65,48 @@ class DualSegApp(MONAILabelApp):
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {self.settings.name: SegmentationTask(self.settings, self.conf)}
+        segmentation = SegmentationTask(self.settings, self.conf)
+        correction = CorrectionTask(self.settings, segmentation.find, check_scan)
+        return {self.settings.name: segmentation, f"{self.settings.name}_scribbles": correction}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {self.settings.name: SemiSupervisedTrainTask(self.settings, self.conf)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         unsure = {method: HighestScore(self.settings, method) for method in METHODS}
-        return {**unsure, "random": Random(), "first": First()}
+        # clients show the first as the default
+        return {"random": Random(), **unsure, DIVERSITY: FarthestFromSeen(self.settings), "first": First()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         return {method: ModelScoring(self.settings, method) for method in METHODS}
 
+    def init_batch_infer(self) -> Callable:
+        return Proposals()
+
+    def on_init_complete(self) -> None:
+        """As in MONAI Label, which calls it when the server has started and answers nobody yet."""
+        from monailabel.app import app as server  # made by then; a training's process has none
+
+        install(server, self)
+        super().on_init_complete()
+
+    def trainer(self, model: str) -> SemiSupervisedTrainTask:
+        """What trains this model; HTTPException 404 when there is no such model."""
+        _refuse_unknown("model", model, self._trainers)
+        return self._trainers[model]
+
+    def refuse_infer(self, model: str, request: dict[str, Any]) -> None:
+        """Raise HTTPException when a segmentation with these options could not even begin."""
+        _refuse_unknown("model", model, self._infers)
+        self._infers[model].refuse(request)
+
+    def refuse_method(self, method: str) -> None:
+        """Raise HTTPException 404 when there is no such way of scoring."""
+        _refuse_unknown("scoring method", method, self._scoring_methods)
+
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """As in MONAI Label, with errors as messages that reach the client."""
+        _refuse_unknown("model", request.get("model"), self._infers)
         image = request.get("image")
         if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
             raise HTTPException(404, f"No scan {image!r} among the studies. Reload the list of scans.")
@@ -81,14 +115,21 @@ class DualSegApp(MONAILabelApp):
         except MONAILabelException as error:
             raise HTTPException(422, f"{image}: {error.msg}") from error
 
-    def bundle_path(self, model: str | None) -> str | None:
-        """As in MONAI Label, whose server asks for it just before it starts a training.
+    def uncertainty(self, request: dict[str, Any]) -> str | None:
+        """File of the map of uncertainty that a segmentation's request asks for; None if it asks for none."""
+        task = self._infers[request["model"]]
+        if not isinstance(task, SegmentationTask):
+            return None
+        return task.uncertainty({**request, "image": self.datastore().get_image_uri(request["image"])})
 
-        It is the one place where a training can be refused with a message that the client shows.
-        """
-        if model in self._trainers:
-            self._trainers[model].refuse_without_labels(self.datastore())
-        return super().bundle_path(model)
+    def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Refused: there are no whole slides here, and the request could name any file of the server."""
+        raise HTTPException(404, "This app has no model for whole slides.")
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As in MONAI Label, with an unknown strategy as a message that reaches the client."""
+        _refuse_unknown("strategy", request.get("strategy"), self._strategies)
+        return super().next_sample(request)
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """As in MONAI Label; in the process of a training a refusal is its last line, not a traceback."""
@@ -110,3 +151,8 @@ class DualSegApp(MONAILabelApp):
         except requests.ConnectionError:
             logger.info("No server to score the scans")
             return {}
+
+
+def _refuse_unknown(kind: str, name: str | None, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise HTTPException(404, f"No {kind} {name!r}. There are: {', '.join(known)}.")

@@ -15,8 +15,8 @@ sys.path[0] = os.getcwd()
 
 import ignite.engine  # noqa: E402, F401
 import matplotlib.figure  # noqa: E402, F401
-import monai.bundle  # noqa: E402, F401
-import monai.engines  # noqa: E402, F401
+import monai.bundle  # noqa: E402
+import monai.engines  # noqa: E402
 import monai.handlers  # noqa: E402, F401
 import nibabel  # noqa: E402, F401
 import rich.progress  # noqa: E402, F401

@@ -125,7 +125,7 @@ def outcomes(tmp_path_factory, bundle_root):
         shutil.copytree(root / "sound", folder / "data")
         spoil(folder / "data")
         # An earlier run of the same name, which must stay as it is.
-        earlier = folder / "runs" / "phantom_dual_network_seed0"
+        earlier = folder / "runs" / "phantom_mean_teacher_copy_paste_seed0"
         earlier.mkdir(parents=True)
         for file in ("config.json", "last.pt", "model.pt"):
             (earlier / file).write_text("{}")
@@ -195,6 +195,10 @@ def test_a_disk_that_fills_up_during_training_is_one_line_and_leaves_no_half_fil
     (folder,) = (tmp_path / "runs").iterdir()
     errors = [line for line in full.stderr.splitlines() if line.startswith("Error: ")]
     assert full.returncode == 1
-    assert errors == [f"Error: {folder / 'last.pt'}: cannot be written (is the disk full?). {ROOM}"], full.stderr
+    # PyTorch's writer reports either the system's reason or, from its archive, none
+    reasons = ("File too large", "is the disk full?")
+    assert errors in [[f"Error: {folder / 'last.pt'}: cannot be written ({why}). {ROOM}"] for why in reasons], (
+        full.stderr
+    )
     assert "Traceback" not in full.stdout + full.stderr
     assert not [path for path in folder.rglob("*") if path.suffix == ".pt" or ".part" in path.name]

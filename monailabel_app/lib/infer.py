@@ -1,29 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by the ensemble of both networks, always with the newest model."""
+"""Segmentation by the ensemble of both networks, with the model in use or another that the client names."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
-from monailabel.utils.others.generic import device_list
+from monailabel.utils.others.generic import device_list, name_to_device
+from torch import Tensor
 
-from scripts.data import DataError, check_data
+from scripts.data import DataError, check_data, find_weights
+from scripts.inference import disagreement_map, entropy_map
 
-from .models import Model, newest_model
+from .models import Model, Predictor, all_models, find_model, model_in_use, save_on_scan
+from .options import read_infer_options
 from .settings import Settings
+
+IN_USE = "in use"
+"""What a client gives as ``version`` for the model in use."""
+
+NO_MAP = "no"
+
+MAPS: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
+    "entropy": lambda found: entropy_map(found["pred"].as_tensor()),
+    "disagreement": lambda found: disagreement_map(found["pred_a"].as_tensor(), found["pred_b"].as_tensor()),
+}
+"""What a client may ask for as ``uncertainty``, a second volume beside the segmentation."""
 
 NO_MODEL = "No model yet for {structures}: save a label for one scan or more as final, then train."
 
 
 class SegmentationTask(InferTask):
-    """Segments with the newest model; a training that finishes while the server runs is noticed (ours).
+    """Segments with the model in use; a training that finishes while the server runs is noticed (ours).
+
+    A request may name another model as ``version``.
 
     Args:
         settings: of the server.
@@ -43,9 +60,18 @@ class SegmentationTask(InferTask):
         """Always: clients list the model before its first training too."""
         return True
 
+    def config(self) -> dict[str, Any]:
+        """Options of a request, as clients show them; of a list the first is the default."""
+        versions = [IN_USE, *(model.name for model in all_models(self.settings))]
+        return {**super().config(), "version": versions, "uncertainty": [NO_MAP, *MAPS]}
+
+    def info(self) -> dict[str, Any]:
+        """As in MONAI Label, with the colours of the structures."""
+        return {**super().info(), "label_colors": self.settings.colors}
+
     def get_path(self, validate: bool = True) -> str | None:
         """The weights in use, None before the first training."""
-        model = newest_model(self.settings)
+        model = model_in_use(self.settings)
         return str(model.weights) if model else None
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -55,10 +81,13 @@ class SegmentationTask(InferTask):
             The label's file, and what clients are told: ``label_names``, ``model`` (its version), ``note`` if any.
 
         Raises:
-            HTTPException: 409 when there is no model yet, 422 when the scan cannot be used.
+            DataError: when the model's file is damaged or holds something else than tensors.
+            HTTPException: 400 when an option makes no sense, 404 for a model that there is not, 409 when there is no
+                model yet, 422 when the scan cannot be used.
         """
+        options = read_infer_options(request, self.config())
         with self._lock:
-            self._refresh()
+            self._refresh(options["version"])
             task, version = self._task, self._model.version
         if isinstance(request["image"], str):
             try:
@@ -66,13 +95,42 @@ class SegmentationTask(InferTask):
             except DataError as error:
                 raise HTTPException(422, str(error)) from error
         file, result = task({"result_dtype": "uint8", **request})
-        return file, {**result, "model": version}
+        return file, {**result, "model": version, "label_colors": self.settings.colors}
 
-    def _refresh(self) -> None:
-        model = newest_model(self.settings)
+    def refuse(self, request: dict[str, Any]) -> None:
+        """Raise HTTPException when an option makes no sense or there is no model."""
+        self.find(read_infer_options(request, self.config())["version"])
+
+    def uncertainty(self, request: dict[str, Any]) -> str | None:
+        """How unsure the networks are of each voxel, 0 to 1: a file on the scan's grid; None if it was not asked for.
+
+        Args:
+            request: with the file of the scan as ``image``, and the options of a segmentation.
+        """
+        options = read_infer_options(request, self.config())
+        if options["uncertainty"] == NO_MAP:
+            return None
+        device = torch.device(name_to_device(request.get("device") or "cuda"))
+        networks = Predictor(self.find(options["version"]), self.settings.bundle, device)
+        voxels = MAPS[options["uncertainty"]](networks.probabilities(request["image"]))
+        return save_on_scan(voxels.clamp(0, 1).numpy().astype("float32"), request["image"])
+
+    def find(self, version: str = IN_USE) -> Model:
+        """The model of this name; HTTPException 404 when there is none, 409 when there is none to be in use."""
+        if version != IN_USE:
+            try:
+                return find_model(self.settings, version)
+            except DataError as error:
+                raise HTTPException(404, str(error)) from error
+        model = model_in_use(self.settings)
         if model is None:
             raise HTTPException(409, NO_MODEL.format(structures=", ".join(self.settings.structures)))
+        return model
+
+    def _refresh(self, version: str) -> None:
+        model = self.find(version)
         if model != self._model:
+            find_weights(str(model.weights))  # before MONAI Label reads it
             self._task = EnsembleTask(self.settings, self.conf, model)
             self._model = model
 
@@ -106,8 +164,8 @@ class EnsembleTask(BundleInferTask):
         return inferer
 
 
-def check_scan(image: str, channels: int) -> None:
-    """Read a scan once.
+def check_scan(image: str, channels: int | None) -> None:
+    """Read a scan once; None: it may have any number of channels.
 
     Raises:
         DataError: when it cannot be used: file, what is wrong, remedy.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How unsure the two networks are of each scan that has no label yet."""
+"""What the two networks say of each scan: how unsure they are of it, and which scans are like it."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from pathlib import Path
+import time
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
 from scripts.data import DataError
-from scripts.data.atomic import replace_file
+from scripts.files import replace_file
+from scripts.inference import ScanDescriptions
 
 from .infer import check_scan
-from .models import Model, newest_model
+from .models import Model, Predictor, model_in_use
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,15 @@ METHODS = {
 }
 
 
+FEATURES = "features"
+"""Key of what the networks see in a scan, a vector, beside its scores."""
+
+SAVE_SECONDS = 10.0
+"""How often what is scored so far is written: with many scans the file is large."""
+
+
 class Scores:
-    """The scores of the scans by one model, in a file beside the models (ours).
+    """The scores and features of the scans by one model, in a file beside the models (ours).
 
     They are not kept in the datastore: scoring runs in a process of its own, and MONAI Label's datastore file holds
     what its last writer knew, labels included.
@@ -45,7 +53,7 @@ class Scores:
         self.path = settings.models_dir / f"{settings.name}_scores.json"
 
     def read(self, model: Model | None) -> dict[str, dict[str, Any]]:
-        """Scores by scan and method, or ``error`` of a scan; none where the file is of another model."""
+        """Scores by scan and method, and its features, or its ``error``; none where the file is of another model."""
         if model is None or not self.path.exists():
             return {}
         content = json.loads(self.path.read_text())
@@ -54,11 +62,13 @@ class Scores:
     def write(self, model: Model, scores: dict[str, dict[str, Any]]) -> None:
         """Replace the file."""
         with replace_file(self.path) as path:
-            path.write_text(json.dumps({"model": model.version, "scores": scores}, indent=1) + "\n")
+            path.write_text(json.dumps({"model": model.version, "scores": scores}) + "\n")
 
 
 class ModelScoring(ScoringMethod):
-    """Scores every scan without a label that the model in use has not scored yet, by all methods at once (ours).
+    """Scores every scan that the model in use has not scored yet, by all methods at once (ours).
+
+    Scans with a label, too: which of the others are like them is to be known.
 
     Args:
         settings: of the server.
@@ -72,56 +82,44 @@ class ModelScoring(ScoringMethod):
 
     def pending(self, datastore: Datastore) -> list[str]:
         """Scans that the model in use has to score; none while there is no model."""
-        model = newest_model(self.settings)
+        model = model_in_use(self.settings)
         scored = self.scores.read(model)
-        return [name for name in datastore.get_unlabeled_images() if name not in scored] if model else []
+        names = [*datastore.get_unlabeled_images(), *datastore.get_labeled_images()]
+        return [name for name in names if name not in scored] if model else []
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score.
 
         Returns:
-            ``total`` scans without a label, ``executed`` and ``skipped`` of them, ``model`` that scored (None without).
+            ``total`` scans, ``executed`` and ``skipped`` of them, ``model`` that scored (None without).
         """
         names = self.pending(datastore)
-        model = newest_model(self.settings)
-        total = len(datastore.get_unlabeled_images())
+        model = model_in_use(self.settings)
+        total = len(datastore.list_images())
         if names:
             scores = self.scores.read(model)
-            scorer = _Scorer(model, self.settings.bundle, torch.device(name_to_device(request.get("device"))))
+            networks = Predictor(model, self.settings.bundle, torch.device(name_to_device(request.get("device"))))
+            descriptions, written = ScanDescriptions(networks.ensemble), time.monotonic()
             for number, name in enumerate(names, start=1):
                 try:
-                    scores[name] = scorer(datastore.get_image_uri(name))
+                    image = datastore.get_image_uri(name)
+                    check_scan(image, networks.channels)
+                    scan, a, b, both = networks.logits(image)
+                    features = descriptions.take(scan, both[0].softmax(dim=0))
+                    scores[name] = {**score(a, b, both), FEATURES: [float(f"{value:.5g}") for value in features]}
                 except DataError as error:  # noted, so that one bad scan keeps no other from its score
                     scores[name] = {"error": str(error)}
-                logger.info("Scored %d of %d: %s %s", number, len(names), name, scores[name])
-                self.scores.write(model, scores)
+                told = {key: value for key, value in scores[name].items() if key != FEATURES}
+                logger.info("Scored %d of %d: %s %s", number, len(names), name, told)
+                if number == len(names) or time.monotonic() - written > SAVE_SECONDS:
+                    self.scores.write(model, scores)
+                    written = time.monotonic()
         return {
             "total": total,
             "executed": len(names),
             "skipped": total - len(names),
             "model": model.version if model else None,
         }
-
-
-class _Scorer:
-    """Both networks of a model, on the grid on which they work."""
-
-    def __init__(self, model: Model, bundle: Path, device: torch.device) -> None:
-        parser = model.parser(bundle)
-        parser["device"] = str(device)
-        self.device = device
-        self.preprocessing = parser.get_parsed_content("preprocessing")
-        self.inferer = parser.get_parsed_content("inferer")
-        self.ensemble = parser.get_parsed_content("network").eval()
-        self.channels = parser.get_parsed_content("in_channels")
-        self.ensemble.load_state_dict(torch.load(model.weights, map_location=device, weights_only=True))
-
-    @torch.no_grad()
-    def __call__(self, image: str) -> dict[str, float]:
-        check_scan(image, self.channels)
-        scan = self.preprocessing({"image": image})["image"].as_tensor()[None].to(self.device)
-        logits_a, logits_b, ensemble = self.inferer(scan, self.ensemble.members)
-        return score(logits_a, logits_b, ensemble)
 
 
 def score(logits_a: torch.Tensor, logits_b: torch.Tensor, ensemble: torch.Tensor) -> dict[str, float]:

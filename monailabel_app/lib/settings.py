@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import colormaps
+from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
+
+from scripts.config_text import find_config_text
 from scripts.data import DataError
 
 OWN_KEYS = ("name", "labels", "dataset")
@@ -62,6 +66,13 @@ class Settings:
         """Name to value of all classes but the background."""
         return {name: value for value, name in self.labels.items() if value}
 
+    @property
+    def colors(self) -> dict[str, list[int]]:
+        """Red, green and blue of each structure: what 3D Slicer gives anatomy of that name, else one of ten."""
+        palette = [[round(255 * part) for part in color] for color in colormaps["tab10"].colors]
+        own = {name: palette[(value - 1) % len(palette)] for name, value in self.structures.items()}
+        return {name: list(GENERIC_ANATOMY_COLORS.get(name.lower(), color)) for name, color in own.items()}
+
 
 def _find_dataset(bundle: Path, name: str) -> Path:
     folder = bundle / "configs" / "datasets"
@@ -89,6 +100,8 @@ def _find_labels(bundle: Path, dataset: Path, given: str | None) -> dict[int, st
         raise DataError(
             f"--conf labels {given}: gives {labels}. Name each structure once, e.g. --conf labels 'liver,tumour'."
         )
+    if (code := find_config_text(names)) is not None:
+        raise DataError(f"--conf labels: {code!r} would be code in a config. Give the structure another name.")
     return dict(sorted(labels.items()))
 
 

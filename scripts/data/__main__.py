@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-from .cli import main
+"""``python -m scripts.data``, the former name of ``python -m scripts``; until version 0.10."""
+
+from ..cli import main
 
 main()

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial.transform import Rotation
 
-from .errors import DataError
-from .progress import track
+from ..errors import DataError
+from ..progress import track
 
 VERSION = 1
 REFERENCE_SIZE = 48  # voxels along the shortest axis for which the lengths below are given

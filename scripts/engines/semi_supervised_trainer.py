@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ from ignite.engine import Engine, EventEnum, Events
 from ignite.metrics import Metric
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents, default_metric_cmp_fn, default_prepare_batch
+from monai.engines.workflow import Workflow
 from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import Transform
 from monai.utils import CommonKeys as Keys
@@ -19,11 +22,16 @@ from monai.utils import StrEnum
 from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
-from ..data.two_streams import TwoStreams
+from ..annotation import CLASSES
+from ..data.streams import TwoStreams
+from ..errors import DataError
 from ..methods import WEAK_VIEW, Method
 from ..networks import MovingAverage
+from ..ranks import maximum_over_ranks, rank
+from .signals import Signals
+from .traces import BufferSnapshot
 
-__all__ = ["SemiSupervisedTrainer", "StreamKeys", "named_losses"]
+__all__ = ["SemiSupervisedTrainer", "StreamKeys", "TrainingEvents", "named_losses"]
 
 
 class StreamKeys(StrEnum):
@@ -31,6 +39,13 @@ class StreamKeys(StrEnum):
 
     LABELED = "labeled"
     UNLABELED = "unlabeled"
+
+
+class TrainingEvents(EventEnum):
+    """Events of :class:`SemiSupervisedTrainer` beside ignite's and MONAI's."""
+
+    GIVING_UP = "giving_up"
+    """The loss has not been finite for too many steps in a row; the error follows."""
 
 
 class SemiSupervisedTrainer(Trainer):
@@ -41,12 +56,18 @@ class SemiSupervisedTrainer(Trainer):
     method's ``statistics`` beside them; ``engine.state.batch`` holds the two batches under :class:`StreamKeys`.
 
     At every epoch start all random generators are set from (seed, epoch, rank), the streams' included, so that a run
-    resumed at an epoch's end goes on exactly as the uninterrupted one.
+    resumed at an epoch's end goes on exactly as the uninterrupted one. Resumed within an epoch (``state.iteration``
+    says so), the batches of the steps done are drawn and dropped.
+
+    A step whose loss or gradient is not finite is skipped: weights, running statistics and moving average stay as they
+    were. ``skipped_in_a_row`` counts such steps until the next sound one; after ``max_skipped`` of them, or at the end
+    of the run, training ends with an error.
 
     Args:
         device: where to train.
         max_epochs: epochs to train.
-        train_data_loader: labelled stream; its batches have ``image`` [B,channels,*S] and ``label`` [B,1,*S].
+        train_data_loader: labelled stream; its batches have ``image`` [B,channels,*S] and ``label`` [B,1,*S], and
+            where labels are not complete ``classes`` [B,C], see :class:`~..methods.Step`.
         network: the network that the method calls, e.g. ``DualNetwork``, possibly inside DistributedDataParallel.
         optimizer: optimizer of the network's parameters.
         method: computes the losses.
@@ -56,6 +77,9 @@ class SemiSupervisedTrainer(Trainer):
         seed: seed of the run.
         average: moving average of the network, updated after every step, or None.
         max_grad_norm: clip the gradient's global L2 norm to this value; None: no clipping.
+        max_skipped: steps in a row that may be skipped because the loss or the gradient is not finite.
+        micro_batches: parts that the batches of a step are cut into, which pass the network one after the other; their
+            gradients are averaged. Less memory; losses over a whole batch (batch Dice, batch normalisation) see a part.
         inferer: how a batch passes the network, default ``SimpleInferer``.
         non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics,
             metric_cmp_fn, train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs,
@@ -63,6 +87,7 @@ class SemiSupervisedTrainer(Trainer):
 
     Raises:
         ValueError: when ``train_data_loader`` is not a DataLoader or a loader has no batches.
+        DataError: when a batch cannot be cut into ``micro_batches`` equal parts.
     """
 
     def __init__(
@@ -78,6 +103,8 @@ class SemiSupervisedTrainer(Trainer):
         seed: int = 0,
         average: MovingAverage | None = None,
         max_grad_norm: float | None = None,
+        max_skipped: int = 10,
+        micro_batches: int = 1,
         inferer: Inferer | None = None,
         non_blocking: bool = False,
         prepare_batch: Callable = default_prepare_batch,
@@ -99,11 +126,19 @@ class SemiSupervisedTrainer(Trainer):
             raise ValueError(
                 f"train_data_loader must be a PyTorch DataLoader but is {type(train_data_loader).__name__}."
             )
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        for loader in (train_data_loader, unlabeled_data_loader):
+            if loader is not None and (micro_batches < 1 or (loader.batch_size or 1) % micro_batches):
+                raise DataError(
+                    f"micro_batches {micro_batches}: give a number that divides batch_size and unlabeled_batch_size, "
+                    f"here {loader.batch_size}."
+                )
+        # Handlers, which the next call attaches, set these.
+        self.signals: Signals | None = None
+        self.evidence: str | None = None
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=TwoStreams(train_data_loader, unlabeled_data_loader, epoch_length, seed, rank),
+            data_loader=TwoStreams(train_data_loader, unlabeled_data_loader, epoch_length, seed, rank()),
             epoch_length=epoch_length,
             non_blocking=non_blocking,
             prepare_batch=prepare_batch,
@@ -114,7 +149,7 @@ class SemiSupervisedTrainer(Trainer):
             metric_cmp_fn=metric_cmp_fn,
             handlers=train_handlers,
             amp=amp,
-            event_names=event_names,
+            event_names=[*(event_names or []), TrainingEvents],
             event_to_attr=event_to_attr,
             decollate=decollate,
             to_kwargs=to_kwargs,
@@ -124,13 +159,26 @@ class SemiSupervisedTrainer(Trainer):
         self.optimizer = optimizer
         self.method = method.to(self.state.device)
         self.inferer = SimpleInferer() if inferer is None else inferer
-        self.average = None if average is None else average.to(self.state.device)
+        self.average = average
+        if average is not None:  # its counter stays on the host: every step looks at it
+            average.module.to(self.state.device)
         self.max_grad_norm = max_grad_norm
+        self.max_skipped = max_skipped
+        self.micro_batches = micro_batches
+        self.skipped_in_a_row = 0
         self.optim_set_to_none = optim_set_to_none
         self.state.seed = seed
         self.add_event_handler(Events.STARTED, _announce_streams)
         self.add_event_handler(Events.EPOCH_STARTED, _seed_epoch)
-        self.add_event_handler(Events.EPOCH_COMPLETED, _stop_at_non_finite_loss)
+
+    def run(self) -> None:
+        """Train; where a handler has set ``signals``, they are listened to meanwhile."""
+        # MONAI's Trainer.run scales in any precision, and for CUDA alone; bfloat16 has the range of float32
+        device, dtype = self.state.device.type, self.amp_kwargs.get("dtype")
+        halves = self.amp and (dtype or torch.get_autocast_dtype(device)) is torch.float16
+        self.scaler = torch.amp.GradScaler(device) if halves else None
+        with nullcontext() if self.signals is None else self.signals.listening():
+            Workflow.run(self)
 
     @property
     def progress(self) -> float:
@@ -142,49 +190,106 @@ class SemiSupervisedTrainer(Trainer):
 
         Raises:
             ValueError: when ``batchdata`` is None.
+            DataError: when too many steps in a row had a loss or a gradient that is not finite.
         """
         if batchdata is None:
             raise ValueError("Must provide batch data for current iteration.")
+        before = BufferSnapshot(engine.network, engine.method)
         labeled = engine._prepare(batchdata[StreamKeys.LABELED])
         unlabeled = engine._prepare(batchdata[StreamKeys.UNLABELED])
 
         engine.network.train()
         engine.method.train()
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        with torch.autocast(engine.state.device.type, enabled=engine.amp, **engine.amp_kwargs):
-            network = partial(engine.inferer, network=engine.network)
-            losses = engine.method(network, labeled, unlabeled, engine.progress)
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        engine.state.output = {Keys.LOSS: total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
-        engine.state.output.update(engine.method.statistics)
-        engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        engine._step(total)
+        parts = _cut(labeled, unlabeled, engine.micro_batches)
+        outputs = []
+        for number, part in enumerate(parts, start=1):
+            # several processes exchange their gradients once a step
+            waits = number < len(parts) and hasattr(engine.network, "no_sync")
+            with engine.network.no_sync() if waits else nullcontext():
+                outputs.append(engine._learn(*part, len(parts)))
+        engine.state.output = _mean(outputs)
+        if engine._step(engine.state.output[Keys.LOSS]):
+            engine.skipped_in_a_row = 0
+        else:
+            before.restore()
+            engine._skip()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
     def _prepare(self, batch: Any) -> dict[str, torch.Tensor] | None:
-        """Move a batch of one stream to the device: ``image`` and, if it has them, ``label`` and ``weak``."""
+        """Move a batch of one stream to the device: ``image`` and, if it has them, ``label``, ``classes``, ``weak``."""
         if batch is None:
             return None
         image, label = self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
         prepared = {Keys.IMAGE: image} if label is None else {Keys.IMAGE: image, Keys.LABEL: label}
-        if isinstance(batch, Mapping) and WEAK_VIEW in batch:  # a custom prepare_batch may take other batches
-            prepared[WEAK_VIEW] = batch[WEAK_VIEW].to(self.state.device, non_blocking=self.non_blocking)
+        for key in (WEAK_VIEW, CLASSES):
+            if isinstance(batch, Mapping) and key in batch:  # a custom prepare_batch may take other batches
+                prepared[key] = batch[key].to(self.state.device, non_blocking=self.non_blocking)
         # losses work on plain tensors: tracking the geometry of MetaTensors through every operation costs time
         return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in prepared.items()}
 
-    def _step(self, total: torch.Tensor) -> None:
-        scaler = self.scaler if self.scaler is not None else torch.amp.GradScaler(enabled=False)
-        scaler.scale(total).backward()
+    def _learn(self, labeled: Any, unlabeled: Any, parts: int) -> dict[str, torch.Tensor]:
+        """Forward and backward pass of one of the equal parts of a step; the losses and the method's statistics."""
+        with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
+            network = partial(self.inferer, network=self.network)
+            losses = self.method(network, labeled, unlabeled, self.progress)
+            self.fire_event(IterationEvents.FORWARD_COMPLETED)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.state.output = {Keys.LOSS: total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        self.state.output.update(self.method.statistics)
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._loss_scaler.scale(total / parts).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        return self.state.output
+
+    @property
+    def _loss_scaler(self) -> torch.amp.GradScaler:
+        return self.scaler if self.scaler is not None else torch.amp.GradScaler(enabled=False)
+
+    def _step(self, total: torch.Tensor) -> bool:
+        """Optimizer step; False when it is not taken since a number is not finite."""
+        scaler = self._loss_scaler
+        scaler.unscale_(self.optimizer)
         if self.max_grad_norm is not None:
-            scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        scaler.step(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        sound = _is_finite(norm + total)
+        if sound:
+            scaler.step(self.optimizer)
         scaler.update()
-        if self.average is not None:
+        if sound and self.average is not None:
             self.average.update_parameters(getattr(self.network, "module", self.network))
+        return sound
+
+    def _skip(self) -> None:
+        """Note a step that was not taken; give up when it was one too many."""
+        self.skipped_in_a_row += 1
+        step, epoch = self.state.iteration, self.state.epoch
+        losses = {name: round(value, 4) for name, value in named_losses(self.state.output).items()}
+        is_last = step == self.state.max_epochs * self.state.epoch_length
+        if self.skipped_in_a_row < self.max_skipped and not is_last:
+            self.logger.warning("Step %d skipped: its loss or gradient is not finite (%s).", step, losses)
+            return
+        self.fire_event(TrainingEvents.GIVING_UP)
+        remedy = "lower learning_rate or set max_grad_norm"
+        if spoilt := [name for name, batch in self.state.batch.items() if batch is not None and _is_spoilt(batch)]:
+            named = "the warnings name scan and transform"
+            remedy = f"the images of the {' and the '.join(spoilt)} batch are not finite ({named})"
+        elif self.amp and self.state.device.type == "cpu":
+            # oneDNN's bfloat16 gradient of a 3-wide convolution is wrong for some inputs two voxels wide
+            remedy = "set precision to float32 (bfloat16 on a CPU fails for some patch sizes)"
+        evidence = "" if self.evidence is None else f" Batch and networks are in {self.evidence}."
+        raise DataError(
+            f"Loss or gradient not finite in {self.skipped_in_a_row} steps in a row, the last one step {step} in epoch "
+            f"{epoch}: {losses}.{evidence} The last checkpoint is from before; {remedy}, and start again."
+        )
+
+
+def _is_finite(number: torch.Tensor) -> bool:
+    """A step's one wait for the device. All processes have the same gradient, but each has a loss of its own."""
+    return not maximum_over_ranks(int(not bool(torch.isfinite(number))))
 
 
 def named_losses(output: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -201,7 +306,7 @@ def _announce_streams(engine: SemiSupervisedTrainer) -> None:
 
 
 def _seed_epoch(engine: SemiSupervisedTrainer) -> None:
-    engine.data_loader.set_epoch(engine.state.epoch)
+    engine.data_loader.set_epoch(engine.state.epoch, engine.state.iteration % engine.state.epoch_length)
     state = np.random.SeedSequence([engine.state.seed, engine.state.epoch, engine.state.rank, 1]).generate_state(1)
     seed = int(state[0])
     torch.manual_seed(seed)
@@ -209,14 +314,25 @@ def _seed_epoch(engine: SemiSupervisedTrainer) -> None:
     random.seed(seed)
 
 
-def _stop_at_non_finite_loss(engine: SemiSupervisedTrainer) -> None:
-    losses = named_losses(engine.state.output)
-    if not np.isfinite(losses[Keys.LOSS]):
-        remedy = "lower learning_rate or set max_grad_norm"
-        if engine.amp and engine.state.device.type == "cpu":
-            # oneDNN's bfloat16 gradient of a 3-wide convolution is wrong for some inputs two voxels wide
-            remedy = "set amp to False (bfloat16 on a CPU fails for some patch sizes)"
-        raise RuntimeError(
-            f"The loss of epoch {engine.state.epoch} is not finite: {losses}. The last checkpoint is from before it; "
-            f"{remedy} and start again."
-        )
+def _cut(labeled: dict[str, Any], unlabeled: dict[str, Any] | None, count: int) -> list[tuple[Any, Any]]:
+    """Equal parts of a step's batches: ``count``, or fewer where there are fewer images."""
+    count = math.gcd(count, *(len(batch[Keys.IMAGE]) for batch in (labeled, unlabeled) if batch is not None))
+    cut = [
+        [None] * count
+        if batch is None
+        else [
+            dict(zip(batch, part, strict=True)) for part in zip(*(v.chunk(count) for v in batch.values()), strict=True)
+        ]
+        for batch in (labeled, unlabeled)
+    ]
+    return list(zip(*cut, strict=True))
+
+
+def _mean(outputs: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    if len(outputs) == 1:
+        return outputs[0]
+    return {name: torch.stack([output[name].float() for output in outputs]).mean(0) for name in outputs[0]}
+
+
+def _is_spoilt(batch: Any) -> bool:
+    return isinstance(batch, Mapping) and not bool(torch.as_tensor(batch[Keys.IMAGE]).isfinite().all())

@@ -6,48 +6,95 @@ Needs torch and monai only.
 
 from __future__ import annotations
 
-from .affinity_rectified import AffinityRectifiedLoss
-from .class_memory_bank import ClassMemoryBank
-from .conflict_free_gradient import ConflictFreeGradient
-from .cosine_consistency import CosineConsistencyLoss
-from .cross_consistency_enhancement import CrossConsistencyEnhancementLoss
-from .disagreement_rectification import DisagreementRectificationLoss
-from .ensemble_voting import EnsembleVotingPseudoLabels
-from .entropy_filtered_pseudo import EntropyFilteredPseudoLoss
-from .entropy_filtered_pseudo_labeler import EntropyFilteredPseudoLabeler
-from .erda import ERDALoss
-from .guided_contrastive import GuidedContrastiveLoss
-from .pair_uncertainty_weight import PairUncertaintyWeight
-from .prototype_bank import PrototypeBank
-from .prototype_contrastive import PrototypeContrastiveLoss
-from .prototype_pseudo_labeler import PrototypePseudoLabeler
-from .ramps import CosineRamp, LinearRamp, SigmoidRamp
-from .rectified_pseudo_supervision import RectifiedPseudoSupervisionLoss
-from .temporal_agreement_weight import TemporalAgreementWeight
-from .uncertainty_weighted_cross_pseudo import UncertaintyWeightedCrossPseudoLoss
-from .voxel_contrastive import VoxelContrastiveLoss
+from .consistency import (
+    AffinityRectifiedLoss,
+    CosineConsistencyLoss,
+    CrossConsistencyEnhancementLoss,
+    DisagreementLearningLoss,
+    DisagreementRectificationLoss,
+    EntropyFilteredPseudoLoss,
+    ERDALoss,
+    RectifiedPseudoSupervisionLoss,
+    UncertaintyWeightedCrossPseudoLoss,
+    cosine_distance,
+    uncertainty_weighted_cross_pseudo,
+)
+from .contrastive import (
+    ClassFeatures,
+    ClassMemoryBank,
+    GuidedContrastiveLoss,
+    PrototypeBank,
+    PrototypeContrastiveLoss,
+    PrototypePseudoLabeler,
+    VoxelContrastiveLoss,
+)
+from .labelers import (
+    AdaptiveConfidencePseudoLabeler,
+    ConfidencePseudoLabeler,
+    EnsembleVotingPseudoLabels,
+    EntropyFilteredPseudoLabeler,
+    LargestComponent,
+)
+from .mixing import BoxMix, CopyPasteLoss, MixedBatch
+from .running_mean import RunningMean
+from .supervised import PartialDiceCELoss, PartialDiceLoss, merge_background, partial_cross_entropy
+from .voxelwise import Prediction, entropy_map, full_precision, predict, reduce_voxels
+from .weighting import (
+    ConflictFreeGradient,
+    CosineRamp,
+    DifficultyWeight,
+    DistributionAlignment,
+    LinearRamp,
+    PairUncertaintyWeight,
+    SigmoidRamp,
+    SoftMatchWeight,
+    TemporalAgreementWeight,
+)
 
 __all__ = [
+    "BoxMix",
+    "CopyPasteLoss",
+    "MixedBatch",
+    "AdaptiveConfidencePseudoLabeler",
     "AffinityRectifiedLoss",
+    "ClassFeatures",
     "ClassMemoryBank",
+    "ConfidencePseudoLabeler",
     "ConflictFreeGradient",
+    "cosine_distance",
     "CosineConsistencyLoss",
     "CosineRamp",
     "CrossConsistencyEnhancementLoss",
+    "DifficultyWeight",
+    "DisagreementLearningLoss",
     "DisagreementRectificationLoss",
+    "DistributionAlignment",
     "EnsembleVotingPseudoLabels",
+    "entropy_map",
     "EntropyFilteredPseudoLabeler",
     "EntropyFilteredPseudoLoss",
     "ERDALoss",
+    "full_precision",
     "GuidedContrastiveLoss",
+    "LargestComponent",
     "LinearRamp",
+    "merge_background",
     "PairUncertaintyWeight",
+    "partial_cross_entropy",
+    "PartialDiceCELoss",
+    "PartialDiceLoss",
+    "predict",
+    "Prediction",
     "PrototypeBank",
     "PrototypeContrastiveLoss",
     "PrototypePseudoLabeler",
     "RectifiedPseudoSupervisionLoss",
+    "reduce_voxels",
+    "RunningMean",
     "SigmoidRamp",
+    "SoftMatchWeight",
     "TemporalAgreementWeight",
+    "uncertainty_weighted_cross_pseudo",
     "UncertaintyWeightedCrossPseudoLoss",
     "VoxelContrastiveLoss",
 ]

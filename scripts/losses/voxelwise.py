@@ -6,11 +6,13 @@ tensors that went through :func:`full_precision` gives the same numbers with and
 that do multiply matrices switch autocast off around them.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: TorchScript cannot resolve those of a NamedTuple from another file.
+from typing import NamedTuple
 
 import torch
 
 __all__ = [
+    "check_classes",
     "check_logits",
     "check_matching",
     "checked_mask",
@@ -18,13 +20,16 @@ __all__ = [
     "full_precision",
     "one_channel",
     "plain",
+    "predict",
+    "Prediction",
     "reduce_voxels",
+    "required_mask",
 ]
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` without what a subclass adds: a MetaTensor drags its metadata through every operation."""
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what stands below, and cannot compile it
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             return tensor.as_subclass(torch.Tensor)
     return tensor
@@ -36,14 +41,22 @@ def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def check_logits(logits: torch.Tensor, name: str) -> None:
-    """Raise a ValueError unless ``logits`` are floating point numbers of shape [B, C, *spatial] with C >= 2."""
+def check_classes(num_classes: int) -> None:
+    """Raise a ValueError unless there are at least two classes."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2 (background is a class), got {num_classes}")
+
+
+def check_logits(logits: torch.Tensor, name: str, num_classes: int | None = None) -> None:
+    """Raise a ValueError unless ``logits`` are floating point numbers [B, C, *spatial], C >= 2 or as given."""
     if not torch.is_floating_point(logits):
         raise ValueError(f"{name} must be floating point logits, got {logits.dtype}")
     if logits.dim() < 3 or logits.shape[1] < 2:
         raise ValueError(
             f"{name} must be logits of shape [B, C, *spatial] with C >= 2 (background is a class), got {logits.shape}"
         )
+    if num_classes is not None and logits.shape[1] != num_classes:
+        raise ValueError(f"{name} must have num_classes={num_classes} channels, got {logits.shape}")
 
 
 def check_matching(tensor: torch.Tensor, other: torch.Tensor, name: str, other_name: str) -> None:
@@ -61,19 +74,45 @@ def one_channel(labels: torch.Tensor, logits: torch.Tensor, name: str) -> torch.
     return plain(labels).long()
 
 
+def required_mask(mask: torch.Tensor, logits: torch.Tensor, name: str) -> torch.Tensor:
+    """Return ``mask``, raising a ValueError unless it is a bool tensor [B, 1, *spatial] for ``logits``."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be a bool tensor, True where a voxel counts, got {mask.dtype}")
+    one_channel(mask, logits, name)
+    return plain(mask)
+
+
 def checked_mask(mask: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor | None:
     """Return ``mask``, raising a ValueError unless it is None or a bool tensor [B, 1, *spatial] for ``logits``."""
     if mask is None:
         return None
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask must be a bool tensor, True where a voxel counts, got {mask.dtype}")
-    one_channel(mask, logits, "mask")
-    return plain(mask)
+    return required_mask(mask, logits, "mask")
 
 
 def entropy_map(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     """Entropy in nats [B, 1, *spatial] of probabilities [B, C, *spatial] and their logarithms, without a gradient."""
     return (p.detach() * log_p.detach()).sum(1, keepdim=True).neg_()
+
+
+class Prediction(NamedTuple):
+    """What a network says of every voxel, computed once for all terms that read it. See :func:`predict`.
+
+    Attributes:
+        log_p: log-probabilities [B, C, *spatial].
+        p: probabilities [B, C, *spatial].
+        entropy: in nats [B, 1, *spatial], without a gradient.
+    """
+
+    log_p: torch.Tensor
+    p: torch.Tensor
+    entropy: torch.Tensor
+
+
+def predict(logits: torch.Tensor) -> Prediction:
+    """Return the :class:`Prediction` of logits [B, C, *spatial], in float32 at least, with the gradient they have."""
+    log_p = full_precision(logits).log_softmax(1)
+    p = log_p.exp()
+    return Prediction(log_p, p, entropy_map(p, log_p))
 
 
 def reduce_voxels(loss: torch.Tensor, mask: torch.Tensor | None, reduction: str) -> torch.Tensor:

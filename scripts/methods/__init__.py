@@ -1,28 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semi-supervised methods, from a network and two batches to named losses: one class and one JSON each."""
+"""Semi-supervised methods, from a network and two batches to named losses: a list of terms, one JSON each."""
 
-from .as_released import AsReleasedMethod
-from .bidirectional_copy_paste import BidirectionalCopyPasteMethod
-from .copy_paste import CopyPaste, CopyPasteLoss, MixedBatch
-from .cross_pseudo_supervision import CrossPseudoSupervisionMethod
-from .dual_network import DualNetworkMethod
-from .mean_teacher import MeanTeacherMethod, UncertaintyAwareMeanTeacherMethod
-from .method import WEAK_VIEW, Method
-from .mutual_correction import MutualCorrectionMethod
-from .supervised import SupervisedMethod
+from . import terms
+from .conflict_free import ConflictFree
+from .method import Method
+from .pseudo_labelers import (
+    AdaptiveConfidence,
+    Aligned,
+    CertainOverPasses,
+    Confident,
+    DifficultyWeights,
+    EntropyFilter,
+    Labeler,
+    MeanOfTeachers,
+    OfBetterNetwork,
+    OfEachTeacher,
+    SoftWeights,
+    Voting,
+    WithoutIslands,
+)
+from .step import WEAK_VIEW, Follower, Pair, Prediction, PseudoLabels, Step, View
+from .teachers import AverageTeacher, CrossTeacher, OneTeacher, SelfTeacher, Teacher
+from .terms.views import CutMix, StrongView
 
 __all__ = [
     "WEAK_VIEW",
-    "AsReleasedMethod",
-    "BidirectionalCopyPasteMethod",
-    "CopyPaste",
-    "CopyPasteLoss",
-    "CrossPseudoSupervisionMethod",
-    "DualNetworkMethod",
-    "MeanTeacherMethod",
+    "AdaptiveConfidence",
+    "Aligned",
+    "AverageTeacher",
+    "CertainOverPasses",
+    "Confident",
+    "ConflictFree",
+    "CrossTeacher",
+    "CutMix",
+    "DifficultyWeights",
+    "EntropyFilter",
+    "Follower",
+    "Labeler",
+    "MeanOfTeachers",
     "Method",
-    "MixedBatch",
-    "MutualCorrectionMethod",
-    "SupervisedMethod",
-    "UncertaintyAwareMeanTeacherMethod",
+    "OfBetterNetwork",
+    "OfEachTeacher",
+    "OneTeacher",
+    "Pair",
+    "Prediction",
+    "PseudoLabels",
+    "SelfTeacher",
+    "SoftWeights",
+    "Step",
+    "StrongView",
+    "Teacher",
+    "View",
+    "Voting",
+    "WithoutIslands",
+    "terms",
 ]

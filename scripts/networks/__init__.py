@@ -3,6 +3,7 @@
 
 from .dual import DualEnsemble, DualNetwork, DualOutput, SubnetOutput
 from .features import WithFeatures
+from .matching import match_tensors
 from .moving_average import MovingAverage
 from .resnet_vnet import ResNetVNet
 from .vnet import VNet
@@ -16,4 +17,5 @@ __all__ = [
     "SubnetOutput",
     "VNet",
     "WithFeatures",
+    "match_tensors",
 ]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ class DualNetwork(nn.Module):
         Returns:
             Named tuple ``(a, b)`` of named tuples ``(logits [B, C, *S], features [B, E, *S'])``.
         """
-        return DualOutput(SubnetOutput(*self.a.forward_features(x)), SubnetOutput(*self.b.forward_features(x)))
+        a, b = (cast(Callable[[Tensor], tuple[Tensor, Tensor]], one.forward_features)(x) for one in (self.a, self.b))
+        return DualOutput(SubnetOutput(*a), SubnetOutput(*b))
 
 
 class DualEnsemble(nn.Module):

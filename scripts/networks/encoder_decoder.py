@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +13,16 @@ from monai.networks.layers.factories import Conv, Dropout, split_args
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
+from .recomputation import recomputed
+
 NormSpec = str | tuple[str, dict[str, Any]]
+Stride = int | Sequence[int]
+Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 GROUPS = 8
 DECODER_DEPTHS = (3, 3, 2, 1)
+LEVELS = 4
+"""Downsamplings below the stem."""
 
 
 def resolve_norm(norm: NormSpec, base_channels: int) -> tuple[str, dict[str, Any]]:
@@ -54,34 +61,49 @@ class Layers:
     def norm(self, channels: int) -> nn.Module:
         return get_norm_layer(self.norm_spec, self.spatial_dims, channels)
 
-    def activated(self, conv: nn.Module) -> nn.Sequential:
+    def activated(self, conv: Convolution) -> nn.Sequential:
         """Convolution, norm, ReLU. In place: no norm needs its own output for the backward pass."""
         return nn.Sequential(conv, self.norm(conv.out_channels), nn.ReLU(inplace=True))
 
     def block(self, depth: int, in_channels: int, out_channels: int) -> nn.Sequential:
         """V-Net's plain stack of ``depth`` 3-wide convolutions."""
         widths = [in_channels] + [out_channels] * depth
-        convs = [self.conv(i, o, 3, padding=1) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        convs = [self.conv(i, o, 3, padding=1) for i, o in itertools.pairwise(widths)]
         return nn.Sequential(*[self.activated(conv) for conv in convs])
 
-    def down(self, in_channels: int, out_channels: int) -> nn.Sequential:
-        return self.activated(self.conv(in_channels, out_channels, 2, stride=2))
+    def down(self, in_channels: int, out_channels: int, stride: tuple[int, ...]) -> nn.Sequential:
+        return self.activated(self.conv(in_channels, out_channels, stride, stride=stride))
 
-    def up(self, in_channels: int, out_channels: int) -> nn.Sequential:
-        return self.activated(self.transposed_conv(in_channels, out_channels, 2, stride=2))
+    def up(self, in_channels: int, out_channels: int, stride: tuple[int, ...]) -> nn.Sequential:
+        return self.activated(self.transposed_conv(in_channels, out_channels, stride, stride=stride))
 
 
-def upsampling_classifier(layers: Layers, in_channels: int, out_channels: int) -> nn.Module:
+def per_axis(stride: Stride, spatial_dims: int, name: str) -> tuple[int, ...]:
     """
-    Classifier from features at half resolution to logits at full: a 4-wide transposed convolution of stride 2.
+    A stride for each axis, of one number or of one for each.
 
-    It starts as a 1-wide classifier followed by linear interpolation (its kernels are the outer product of both) and
-    learns from there, so that it can place a boundary between the coarse voxels (ours).
+    Raises:
+        ValueError: When it is not 1 or 2 along every axis.
     """
-    classifier = layers.transposed_conv(in_channels, out_channels, 4, stride=2, padding=1)
-    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    kernel = line
-    for _ in range(layers.spatial_dims - 1):
+    strides = (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+    if len(strides) != spatial_dims or not set(strides) <= {1, 2}:
+        raise ValueError(f"{name} must be 1 or 2, or {spatial_dims} such numbers, one for each axis, got {stride}.")
+    return strides
+
+
+def upsampling_classifier(layers: Layers, in_channels: int, out_channels: int, stride: tuple[int, ...]) -> nn.Module:
+    """
+    Classifier from features at half resolution to logits at full: a transposed convolution of stride 2, 4 wide.
+
+    Along an axis of stride 1 it is 1 wide. It starts as a 1-wide classifier followed by linear interpolation (its
+    kernels are the outer product of both) and learns from there, so that it can place a boundary between the coarse
+    voxels (ours).
+    """
+    widths, padding = tuple(4 if s == 2 else 1 for s in stride), tuple(s - 1 for s in stride)
+    classifier = layers.transposed_conv(in_channels, out_channels, widths, stride=stride, padding=padding)
+    lines = [torch.tensor([0.25, 0.75, 0.75, 0.25] if s == 2 else [1.0]) for s in stride]
+    kernel = lines[0]
+    for line in lines[1:]:
         kernel = kernel.unsqueeze(-1) * line
     bound = 1 / math.sqrt(in_channels)
     weight = torch.empty(in_channels, out_channels).uniform_(-bound, bound)
@@ -100,7 +122,10 @@ class EncoderDecoder(nn.Module):
 
     Attributes:
         feature_channels: E, the width of the features.
-        size_multiple: every axis of the input must be a multiple of this number of voxels.
+        size_multiple: the input must be a multiple of this number of voxels along every axis; a tuple, one for each,
+            where they differ.
+        checkpointing: keep only what goes into each level for the backward pass, and compute the level again there:
+            less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -111,30 +136,38 @@ class EncoderDecoder(nn.Module):
         base_channels: int,
         dropout: float,
         bottleneck_dropout: float,
-        stem_stride: int,
+        stem_stride: tuple[int, ...],
+        strides: Sequence[tuple[int, ...]],
     ) -> None:
         super().__init__()
+        self.checkpointing = False
         self.feature_channels = base_channels
-        self.size_multiple = 16 * stem_stride
+        multiples = tuple(math.prod(along) for along in zip(stem_stride, *strides, strict=True))
+        equal = len(set(multiples)) == 1
+        self.size_multiple = multiples[0] if equal else multiples
+        self.multiples = list(multiples)
+        self.size_needed = f"{multiples[0]} along every axis" if equal else f"{self.multiples} voxels, axis by axis"
         widths = [base_channels * 2**level for level in range(len(encoder))]
         self.encoder = nn.ModuleList(encoder)
         self.bottleneck_dropout = Dropout["dropout", layers.spatial_dims](bottleneck_dropout)
-        self.ups = nn.ModuleList(layers.up(2 * width, width) for width in widths[-2::-1])
+        self.ups = nn.ModuleList(
+            layers.up(2 * width, width, stride) for width, stride in zip(widths[-2::-1], reversed(strides), strict=True)
+        )
         self.blocks = nn.ModuleList(
             layers.block(depth, width, width) for depth, width in zip(DECODER_DEPTHS, widths[-2::-1], strict=True)
         )
         self.dropout = Dropout["dropout", layers.spatial_dims](dropout)
-        if stem_stride == 1:
+        if set(stem_stride) == {1}:
             self.classifier = layers.conv(base_channels, out_channels, 1)
         else:
-            self.classifier = upsampling_classifier(layers, base_channels, out_channels)
+            self.classifier = upsampling_classifier(layers, base_channels, out_channels, stem_stride)
 
     def _check_size(self, x: Tensor) -> None:
         size = x.shape[2:]
-        for length in size:
-            if length % self.size_multiple != 0:
+        for length, multiple in zip(size, self.multiples):  # noqa: B905 - TorchScript has no zip(strict=)
+            if length % multiple != 0:
                 raise ValueError(
-                    f"The network needs a size that is a multiple of {self.size_multiple} along every axis, "
+                    f"The network needs a size that is a multiple of {self.size_needed}, "
                     f"but got an input of {list(size)}: {length} is not. Change the patch size, or pad the image."
                 )
 
@@ -153,6 +186,8 @@ class EncoderDecoder(nn.Module):
         """
         if not torch.jit.is_tracing():
             self._check_size(x)
+        if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
+            return self._recomputed_features(x)
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x)
@@ -161,6 +196,16 @@ class EncoderDecoder(nn.Module):
         for up, block in zip(self.ups, self.blocks):  # noqa: B905 - TorchScript has no zip(strict=)
             x = block(up(x) + skips.pop())
         return self.classifier(self.dropout(x)), x
+
+    def _recomputed_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skips: list[Tensor] = []
+        for level in self.encoder:
+            x = recomputed(level, self, x)
+            skips.append(x)
+        x = self.bottleneck_dropout(skips.pop())
+        for up, block in zip(self.ups, self.blocks, strict=True):
+            x = recomputed(_rise, self, up, block, x, skips.pop())
+        return recomputed(_classify, self, self.classifier, self.dropout, x), x
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -178,13 +223,20 @@ class EncoderDecoder(nn.Module):
         return self.forward_features(x)[0]
 
 
-def check_arguments(spatial_dims: int, base_channels: int, dropout: float, stem_stride: int) -> None:
+def _rise(up: nn.Module, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+    return block(up(x) + skip)
+
+
+def _classify(classifier: nn.Module, dropout: nn.Module, x: Tensor) -> Tensor:
+    return classifier(dropout(x))
+
+
+def check_arguments(spatial_dims: int, base_channels: int, dropout: float) -> None:
     """
     Check what both networks are given.
 
     Raises:
-        ValueError: When ``spatial_dims`` is not 2 or 3, ``base_channels`` not positive, ``dropout`` not in [0, 1) or
-            ``stem_stride`` not 1 or 2.
+        ValueError: When ``spatial_dims`` is not 2 or 3, ``base_channels`` not positive or ``dropout`` not in [0, 1).
     """
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
@@ -192,5 +244,16 @@ def check_arguments(spatial_dims: int, base_channels: int, dropout: float, stem_
         raise ValueError(f"base_channels must be positive, got {base_channels}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}.")
-    if stem_stride not in (1, 2):
-        raise ValueError(f"stem_stride must be 1 or 2, got {stem_stride}.")
+
+
+def check_strides(strides: Stride | Sequence[Stride], spatial_dims: int) -> list[tuple[int, ...]]:
+    """
+    A stride per axis for each downsampling: of one number for all, or of one entry for each.
+
+    Raises:
+        ValueError: When there are not as many entries as downsamplings, or one is not 1 or 2 along every axis.
+    """
+    each: list[Stride] = [strides] * LEVELS if isinstance(strides, int) else list(strides)
+    if len(each) != LEVELS:
+        raise ValueError(f"strides must be one number or {LEVELS} entries, one for each downsampling, got {strides}.")
+    return [per_axis(stride, spatial_dims, "an entry of strides") for stride in each]

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["MovingAverage"]
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class MovingAverage(AveragedModel):
@@ -48,8 +48,9 @@ class MovingAverage(AveragedModel):
         self.module.requires_grad_(False)
 
     @torch.no_grad()
-    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        weight = 1 - min(1 - 1 / (int(count) + 1), self.decay)
+    def _average(self, averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        # not that of the argument, which is on the device: to read it would wait for the step
+        weight = 1 - min(1 - 1 / (int(self.n_averaged) + 1), self.decay)
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, weight)
         else:  # counters, such as the number of batches that a normalisation layer has seen

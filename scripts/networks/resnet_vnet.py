@@ -3,9 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from .encoder_decoder import EncoderDecoder, Layers, NormSpec, check_arguments, resolve_norm
+from .encoder_decoder import (
+    EncoderDecoder,
+    Layers,
+    NormSpec,
+    Stride,
+    check_arguments,
+    check_strides,
+    per_axis,
+    resolve_norm,
+)
 
 STAGES = (3, 4, 6, 3)
 
@@ -17,7 +28,7 @@ class BasicBlock(nn.Module):
     He et al., "Deep Residual Learning", CVPR 2016.
     """
 
-    def __init__(self, layers: Layers, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, layers: Layers, in_channels: int, out_channels: int, stride: Stride) -> None:
         super().__init__()
         self.conv1 = layers.activated(
             layers.conv(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
@@ -70,7 +81,8 @@ class ResNetVNet(EncoderDecoder):
         base_channels: int = 16,
         norm: NormSpec = "batch",
         dropout: float = 0.5,
-        stem_stride: int = 1,
+        stem_stride: Stride = 1,
+        strides: Stride | Sequence[Stride] = 2,
     ) -> None:
         """
         Args:
@@ -81,24 +93,27 @@ class ResNetVNet(EncoderDecoder):
             norm: MONAI's name of a normalisation layer, or a pair of name and arguments. ``"group"`` without
                 ``num_groups`` takes ``gcd(8, base_channels)`` groups, which divides every width.
             dropout: fraction of the channels dropped before the classifier while training.
-            stem_stride: 1, or 2 to compute at half resolution.
+            stem_stride: 1, or 2 to compute at half resolution; or such a number for each axis.
+            strides: of the four downsamplings: 2, or four entries, each a number or one for each axis. With 1 along the
+                slice axis of the first two, 8 thick slices are halved twice only: ``[[2, 2, 1], [2, 2, 1], 2, 2]``.
 
         Raises:
             ValueError: When an argument is out of its range.
         """
-        check_arguments(spatial_dims, base_channels, dropout, stem_stride)
+        check_arguments(spatial_dims, base_channels, dropout)
+        stem, levels = per_axis(stem_stride, spatial_dims, "stem_stride"), check_strides(strides, spatial_dims)
         layers = Layers(spatial_dims, resolve_norm(norm, base_channels))
         encoder: list[nn.Module] = [
-            layers.activated(layers.conv(in_channels, base_channels, 7, stride=stem_stride, padding=3, bias=False))
+            layers.activated(layers.conv(in_channels, base_channels, 7, stride=stem, padding=3, bias=False))
         ]
         width = base_channels
-        for depth in STAGES:
-            entry = BasicBlock(layers, width, 2 * width, stride=2)
+        for depth, stride in zip(STAGES, levels, strict=True):
+            entry = BasicBlock(layers, width, 2 * width, stride=stride)
             width *= 2
             encoder.append(
                 nn.Sequential(entry, *[BasicBlock(layers, width, width, stride=1) for _ in range(depth - 1)])
             )
-        super().__init__(layers, encoder, out_channels, base_channels, dropout, 0.0, stem_stride)
+        super().__init__(layers, encoder, out_channels, base_channels, dropout, 0.0, stem, levels)
         for module in self.encoder.modules():
             if isinstance(module, layers.conv):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

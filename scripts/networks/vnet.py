@@ -3,9 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from .encoder_decoder import EncoderDecoder, Layers, NormSpec, check_arguments, resolve_norm
+from .encoder_decoder import (
+    EncoderDecoder,
+    Layers,
+    NormSpec,
+    Stride,
+    check_arguments,
+    check_strides,
+    per_axis,
+    resolve_norm,
+)
 
 ENCODER_DEPTHS = (1, 2, 3, 3, 3)
 
@@ -44,7 +55,8 @@ class VNet(EncoderDecoder):
         base_channels: int = 16,
         norm: NormSpec = "batch",
         dropout: float = 0.5,
-        stem_stride: int = 1,
+        stem_stride: Stride = 1,
+        strides: Stride | Sequence[Stride] = 2,
     ) -> None:
         """
         Args:
@@ -55,21 +67,26 @@ class VNet(EncoderDecoder):
             norm: MONAI's name of a normalisation layer, or a pair of name and arguments. ``"group"`` without
                 ``num_groups`` takes ``gcd(8, base_channels)`` groups, which divides every width.
             dropout: fraction of the channels dropped at the bottleneck and before the classifier while training.
-            stem_stride: 1, or 2 to compute at half resolution.
+            stem_stride: 1, or 2 to compute at half resolution; or such a number for each axis.
+            strides: of the four downsamplings: 2, or four entries, each a number or one for each axis. With 1 along the
+                slice axis of the first two, 8 thick slices are halved twice only: ``[[2, 2, 1], [2, 2, 1], 2, 2]``.
 
         Raises:
             ValueError: When an argument is out of its range.
         """
-        check_arguments(spatial_dims, base_channels, dropout, stem_stride)
+        check_arguments(spatial_dims, base_channels, dropout)
+        stem, levels = per_axis(stem_stride, spatial_dims, "stem_stride"), check_strides(strides, spatial_dims)
         layers = Layers(spatial_dims, resolve_norm(norm, base_channels))
         first, *deeper = ENCODER_DEPTHS
-        if stem_stride == 1:
+        if set(stem) == {1}:
             encoder: list[nn.Module] = [layers.block(first, in_channels, base_channels)]
         else:
-            stem = layers.activated(layers.conv(in_channels, base_channels, 3, stride=stem_stride, padding=1))
-            encoder = [nn.Sequential(stem, layers.block(first, base_channels, base_channels))]
+            halved = layers.activated(layers.conv(in_channels, base_channels, 3, stride=stem, padding=1))
+            encoder = [nn.Sequential(halved, layers.block(first, base_channels, base_channels))]
         width = base_channels
-        for depth in deeper:
-            encoder.append(nn.Sequential(layers.down(width, 2 * width), layers.block(depth, 2 * width, 2 * width)))
+        for depth, stride in zip(deeper, levels, strict=True):
+            encoder.append(
+                nn.Sequential(layers.down(width, 2 * width, stride), layers.block(depth, 2 * width, 2 * width))
+            )
             width *= 2
-        super().__init__(layers, encoder, out_channels, base_channels, dropout, dropout, stem_stride)
+        super().__init__(layers, encoder, out_channels, base_channels, dropout, dropout, stem, levels)

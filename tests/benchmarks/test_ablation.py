@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ablation's table says what the runs say, and the script runs what is missing and nothing else."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,126 +14,213 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def script(tmp_path):
-    spec = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.RESULTS = tmp_path / "results"
-    return module
+def script(benchmark_scripts):
+    return benchmark_scripts("ablation")
 
 
 @pytest.fixture
 def page(tmp_path):
     path = tmp_path / "page.md"
-    path.write_text("Before.\n<!-- ablation hippocampus -->\nold\n<!-- /ablation hippocampus -->\nAfter.\n")
+    names = ("ablation hippocampus 8", "cell hippocampus 8", "cell hippocampus 2", "methods")
+    places = "".join(f"<!-- table {name} -->\nold\n<!-- end of {name} -->\n" for name in names)
+    path.write_text(f"Before.\n{places}After.\n")
     return path
 
 
-def finish(runs, name, seed, dice, *overrides):
+@pytest.fixture
+def data(tmp_path):
+    """A data set with a datalist of eight and one of two labelled scans."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for labels in (2, 8):
+        (folder / f"datalist_{labels}.json").write_text("{}")
+    return str(folder)
+
+
+BUDGET = ("--max_epochs", "50")  # of configs/datasets/hippocampus.json and the default's two parts
+
+
+def finish(runs, name, seed, dice, *overrides, datalist="datalist_8.json", folder=None, start=None):
     """Leave what a finished run leaves: ``dice`` of each scan, the same for two classes."""
-    folder = runs / f"hippocampus_{name}_seed{seed}"
+    cell = "hippocampus_" + Path(datalist).stem.rpartition("_")[2]
+    folder = runs / cell / (folder or f"hippocampus_{name}_seed{seed}")
     folder.mkdir(parents=True)
-    mean = {key: {"mean": float(np.mean(dice))} for key in ("dice", "jaccard", "hd95_mm", "asd_mm")}
-    (folder / "metrics.json").write_text(json.dumps({"networks": {"ensemble": {"mean_foreground": mean}}}))
-    (folder / "model.json").write_text(json.dumps({"iterations": 500}))
-    command = ["__main__.py", "run", "training", "--config_file", "x", "--seed", str(seed), *overrides]
-    record = {
-        "command": command,
-        "peak_memory_gib": 1.3,
-        "device": "CPU, 1 threads",
-        "versions": {},
-        "finished": "today",
+    mean = {"mean": float(np.mean(dice)), "std": float(np.std(dice))}
+    summary = dict.fromkeys(("dice", "jaccard", "hd95_mm", "hd95_pooled_mm", "asd_mm", "hd95_voxels"), mean)
+    classes = {"anterior": {**summary, "empty_pred": 0}}
+    files = {
+        "config": {"dataset_name": "hippocampus", "datalist_name": datalist, "method_name": name},
+        "model": {"iterations": 500, "seed": seed, "chosen": "last epoch"},
+        "metrics": {"cases": len(dice), "networks": {"ensemble": {"mean_foreground": summary, "classes": classes}}},
+        "run": {
+            "command": ["__main__.py", "run", "training", "--config_file", "['x']", "--seed", str(seed), *overrides],
+            "peak_memory_gib": 1.3,
+            "device": "CPU, 1 threads",
+            "versions": {},
+            "finished": "today",
+            "initial_weights": start and f"/x/{start}/model.pt",
+        },
     }
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "train_log.jsonl").write_text('{"seconds": 90}\n{"seconds": 30}\n')
+    for file, content in files.items():
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    (folder / "train_log.jsonl").write_text('{"epoch": 1, "seconds": 90}\n{"epoch": 2, "seconds": 30}\n')
     rows = ["case,network,class,name,dice,jaccard,hd95_mm,asd_mm"]
     for case, value in enumerate(dice):
         rows += [f"case{case},ensemble,{c},x,{value},0.5,2,1" for c in (1, 2)] + [f"case{case},a: net,1,x,0,0,0,0"]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
 
 
-def table_row(page, title):
-    (line,) = [line for line in page.read_text().splitlines() if line.startswith(f"| {title} |")]
+def part(page, table):
+    return page.read_text().split(f"<!-- table {table} -->\n")[1].split(f"<!-- end of {table} -->")[0]
+
+
+def table_row(page, title, table="cell hippocampus 8"):
+    (line,) = [line for line in part(page, table).splitlines() if line.startswith(f"| `{title}` |")]
     return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
-def test_the_table_has_means_spreads_and_the_paired_test(script, page, tmp_path):
+def test_a_cell_has_means_spreads_the_paired_test_and_the_gap(script, page, tmp_path, data):
     runs = tmp_path / "runs"
     generator = np.random.default_rng(0)
-    supervised = {seed: generator.uniform(0.7, 0.8, 10) for seed in (0, 1, 2)}
-    ours = {seed: supervised[seed] + generator.uniform(-0.01, 0.05, 10) for seed in (0, 1)}
-    for seed, dice in supervised.items():
-        finish(runs, "supervised", seed, dice)
+    control = {seed: generator.uniform(0.7, 0.8, 10) for seed in (0, 1, 2)}
+    ours = {seed: control[seed] + generator.uniform(-0.01, 0.05, 10) for seed in (0, 1)}
+    for seed, dice in control.items():
+        finish(runs, "control", seed, dice, *BUDGET)
     for seed, dice in ours.items():
-        finish(runs, "dual_network", seed, dice)
-    options = {"dataset_dir": str(tmp_path), "runs_dir": str(runs), "document": str(page)}
-    script.ablation("hippocampus", seeds=3, rows="supervised", **options)
-    script.ablation("hippocampus", seeds=2, rows="dual_network", **options)
+        finish(runs, "paper", seed, dice, *BUDGET)
+    options = {"dataset_dir": data, "runs_dir": str(runs), "document": str(page)}
+    script.ablation("hippocampus", seeds=3, rows="control", **options)
+    script.ablation("hippocampus", seeds=2, rows="paper", **options)
+    finish(runs, "control", 0, [0.9] * 10, *BUDGET, datalist="datalist_all.json")
+    script.records.add("hippocampus", script.records.record(runs / "hippocampus_all" / "hippocampus_control_seed0")[1])
     runs.rename(tmp_path / "gone")  # the table lives on without the run folders
-    script.ablation("hippocampus", train=False, document=str(page))
+    script.ablation("hippocampus", seeds=0, dataset_dir=data, document=str(page))
 
-    means = [dice.mean() for dice in supervised.values()]
-    row = table_row(page, "supervised only")
-    assert row[:2] == ["3", f"{np.mean(means):.4f} ± {np.std(means, ddof=1):.4f}"]
-    row = table_row(page, "+ prototype contrastive term = **dual_network**")
-    differences = np.mean([ours[seed] - supervised[seed] for seed in (0, 1)], axis=0)
-    assert row[5:] == [
+    means = [dice.mean() for dice in control.values()]
+    spread = f"{np.mean(means):.4f} ± {np.std(means, ddof=1):.4f}"
+    row = table_row(page, "control")
+    assert row[:2] == ["3", spread] and row[3:] == ["", "", "", "2 ± 0"]
+    differences = np.mean([ours[seed] - control[seed] for seed in (0, 1)], axis=0)
+    theirs, best = np.mean(means[:2]), 0.9
+    assert table_row(page, "paper")[3:] == [
         f"{100 * differences.mean():+.2f} points",
         f"{wilcoxon(differences).pvalue:.2g}",
+        f"{differences.mean() / (best - theirs):.0%}",
         "2 ± 0",
-        "1.3 ± 0.0",
     ]
-    assert table_row(page, "uamt")[0] == "not run"
-    text = page.read_text()
-    assert text.startswith("Before.\n") and text.endswith("After.\n") and "old" not in text
-    assert "configs/methods/uamt.json" in text
+    text = part(page, "cell hippocampus 8")
+    assert "Not run: `mean_teacher_copy_paste`" in text and "`uamt`" in text and "`control`," not in text
+    assert "configs/methods/paper.json']\" \\\n  --dataset_dir DIR --seed N --max_epochs 50" in text
+    row = table_row(page, "control", "methods")
+    assert row == ["not run", "not run", f"{np.mean(means):.3f}", "0.900", *["not run"] * 6]
+    assert page.read_text().startswith("Before.\n") and page.read_text().endswith("After.\n")
+    assert part(page, "ablation hippocampus 8") == "old\n"
 
 
-def test_only_what_is_missing_is_run_seed_0_of_all_rows_first(script, page, tmp_path, monkeypatch):
+def test_only_what_is_missing_is_run_seed_0_of_all_rows_first(script, page, tmp_path, data, monkeypatch):
     runs = tmp_path / "runs"
-    finish(runs, "supervised", 0, [0.7] * 8)
+    finish(runs, "control", 0, [0.7] * 8, *BUDGET)
     started = []
 
-    def run(configs, options, threads):
-        name = Path(configs[-1]).stem
-        seed = int(options[options.index("--seed") + 1])
+    def run(words, threads):
+        name = Path(words[5].rpartition("/")[2].rstrip("']")).stem
+        seed = int(words[words.index("--seed") + 1])
         started.append((name, seed))
-        finish(runs, name, seed, [0.8] * 8)
+        finish(runs, name, seed, [0.8] * 8, *BUDGET)
 
     monkeypatch.setattr(script, "run", run)
-    rows = "supervised,uamt,cps"
+    rows = "control,uamt,cps"
     for _ in range(2):
-        script.ablation("hippocampus", str(tmp_path), 2, rows, runs_dir=str(runs), document=str(page))
-    assert started == [("uamt", 0), ("cps", 0), ("supervised", 1), ("cps", 1)]
-    assert (
-        table_row(page, "cps")[0] == "2" and table_row(page, "cps")[5] == "+5.00 points"
-    )  # seed 1 of supervised, made up too, has 0.8
+        script.ablation("hippocampus", data, 2, rows, runs_dir=str(runs), document=str(page))
+    assert started == [("uamt", 0), ("cps", 0), ("control", 1), ("cps", 1)]
+    # seed 1 of the control, made up too, has 0.8
+    assert table_row(page, "cps")[0] == "2" and table_row(page, "cps")[3] == "+5.00 points"
 
 
-def test_a_table_never_mixes_runs_with_different_overrides(script, page, tmp_path):
+def test_rows_that_go_on_from_another_row_have_it_run_first(script, page, tmp_path, data, monkeypatch):
+    runs = tmp_path / "runs"
+    programs = []
+    default = "hippocampus_mean_teacher_copy_paste_seed0"
+
+    def run(words, threads):
+        programs.append(words)
+        if "selftrain" in words:
+            end = {"folder": f"{default}_selftrain1", "start": default}
+            finish(runs, "self_training", 0, [0.8] * 8, "--x=1", **end)
+        elif "peers/nnunet.py" in words[0]:
+            record = script.records.read("hippocampus")[0] | {"method": "nnunet", "start": None, "options": {}}
+            script.records.add("hippocampus", record | {"command": "python benchmarks/peers/nnunet.py --seed 0"})
+        else:
+            name = Path(words[5].rpartition("/")[2].rstrip("']")).stem
+            first = "hippocampus_contrastive_pretraining_seed0" if name == "voting" else None
+            finish(runs, name, 0, [0.7] * 8, *BUDGET, start=first)
+            (runs / "hippocampus_8" / f"hippocampus_{name}_seed0" / "model.pt").touch()
+
+    monkeypatch.setattr(script, "run", run)
+    rows = "self_training,nnunet,voting"
+    for _ in range(2):
+        script.ablation("hippocampus", data, 1, rows, runs_dir=str(runs), document=str(page))
+    assert [words[0] if "peers" in words[0] else words[1] for words in programs] == [
+        "monai.bundle",
+        "scripts",
+        "benchmarks/peers/nnunet.py",
+        "monai.bundle",
+        "monai.bundle",
+    ]
+    folder = runs / "hippocampus_8"
+    assert programs[1] == ["-m", "scripts", "selftrain", str(folder / default)]
+    assert programs[2][programs[2].index("--minutes") + 1] == "2.0"
+    weights = folder / "hippocampus_contrastive_pretraining_seed0" / "model.pt"
+    assert programs[4][-2:] == ["--initial_weights", str(weights)] and "--initial_weights" not in programs[3]
+    assert table_row(page, "self_training")[-1] == "4"  # minutes, with those of the run that it goes on from
+    text = part(page, "cell hippocampus 8")
+    assert "python -m scripts selftrain runs/hippocampus_mean_teacher_copy_paste_seedN" in text
+    assert "python benchmarks/peers/nnunet.py --seed N" in text
+
+
+def test_a_table_never_mixes_runs_with_different_overrides(script, page, tmp_path, data):
     runs = tmp_path / "runs"
     finish(runs, "supervised", 0, [0.7] * 8, "--patch_size", "[32,64,32]")
-    options = {"dataset_dir": str(tmp_path), "runs_dir": str(runs), "document": str(page), "rows": "supervised"}
+    options = {"dataset_dir": data, "runs_dir": str(runs), "document": str(page), "rows": "supervised"}
     with pytest.raises(SystemExit, match=r"hippocampus_supervised_seed0 is a run with other overrides"):
-        script.ablation("hippocampus", **options)
-    assert not list(script.RESULTS.glob("*"))
+        script.ablation("hippocampus", stem_stride=2, **options)
+    assert not script.records.read("hippocampus")
     script.ablation("hippocampus", patch_size=[32, 64, 32], **options)
-    assert table_row(page, "supervised only")[0] == "1"
-    assert "--patch_size '[32, 64, 32]'" in page.read_text()
-    with pytest.raises(SystemExit, match=r"hippocampus_supervised_seed0\.json is of a run with other overrides"):
-        script.ablation("hippocampus", **options)
-    assert table_row(page, "supervised only")[0] == "not run"
-    script.ablation("hippocampus", patch_size=[32, 64, 32], **options)
-    assert table_row(page, "supervised only")[0] == "1"
+    old = "ablation hippocampus 8"
+    assert table_row(page, "supervised", old)[0] == "1" and table_row(page, "uamt", old)[0] == "not run"
+    assert "--patch_size '[32,64,32]'" in part(page, old) and part(page, "cell hippocampus 8") == "old\n"
+    script.ablation("hippocampus", stem_stride=2, **options | {"seeds": 0})
+    assert table_row(page, "supervised", old)[0] == "not run"
+
+
+def test_each_number_of_labels_has_a_table_of_its_own(script, page, tmp_path, data):
+    runs = tmp_path / "runs"
+    words = ("--datalist_name", "datalist_2.json", *BUDGET)
+    finish(runs, "control", 0, [0.7] * 8, *words, datalist="datalist_2.json")
+    options = {"dataset_dir": data, "runs_dir": str(runs), "document": str(page)}
+    script.ablation("hippocampus", labels=2, rows="control", **options)
+    script.ablation("hippocampus", seeds=0, **options)
+    assert part(page, "cell hippocampus 8") == "Not run.\n"
+    assert table_row(page, "control", "cell hippocampus 2")[:2] == ["1", "0.7000"]
+    assert "--datalist_name datalist_2.json" in part(page, "cell hippocampus 2")
+
+
+def test_a_seed_without_the_scores_of_every_scan_is_left_out_of_the_paired_test(script):
+    def run(*dice):
+        return {"scans": {"dice": dict(enumerate(dice))} if dice else {}}
+
+    assert script.compare({0: run(0.8, 0.9)}, {0: run()}) == ["", ""]
+    assert script.compare({0: run(0.8, 0.9), 1: run()}, {0: run(0.7, 0.7), 1: run(0.1, 0.1)})[0] == "+15.00 points"
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
-        ({"dataset": "hippocampus", "rows": "cps,bpc", "train": False}, "bpc"),
-        ({"dataset": "heart", "train": False}, "configs/datasets/heart.json"),
+        ({"dataset": "hippocampus", "rows": "cps,bpc"}, "bpc"),
+        ({"dataset": "heart", "dataset_dir": "."}, "configs/datasets/heart.json"),
         ({"dataset": "hippocampus"}, "--dataset_dir"),
-        ({"dataset": "left_atrium", "train": False}, "ablation left_atrium"),
+        ({"dataset": "left_atrium", "dataset_dir": "."}, "table cell left_atrium 8"),
+        ({"dataset": "hippocampus", "dataset_dir": ".", "rows": "supervised"}, "supervised, but there are control"),
     ],
 )
 def test_what_cannot_be_is_named(script, page, arguments, message):
@@ -144,29 +230,32 @@ def test_what_cannot_be_is_named(script, page, arguments, message):
 
 def test_every_row_differs_from_the_default_in_its_configs_alone(script):
     for name, row in script.ROWS.items():
-        names = {"dual_network"} | {json.loads((ROOT / path).read_text()).get("method_name") for path in row.configs}
+        if row.program:
+            continue
+        names = {"paper"} | {json.loads((ROOT / path).read_text()).get("method_name") for path in row.configs}
         assert name in names
         assert all((ROOT / path).exists() for path in row.configs)
 
 
-CHAIN = ("rectification", "cross_pseudo", "entropy_filtered", "cosine", "dual_network")
+CHAIN = ("rectification", "cross_pseudo", "entropy_filtered", "cosine", "paper")
 TERMS = ("rectification_a", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a", "copy_paste_a")
 
 
 @pytest.mark.parametrize(
-    "name, terms",
+    ("name", "terms"),
     [
         ("rectification", TERMS[:1]),
         ("cross_pseudo", TERMS[:2]),
         ("entropy_filtered", TERMS[:3]),
         ("cosine", TERMS[:4]),
-        ("dual_network", TERMS[:5]),
+        ("paper", TERMS[:5]),
         ("average", TERMS[:5]),
         ("copy_paste", TERMS),
         ("dual_network_copy_paste", TERMS),
         ("mean_teacher_copy_paste", (TERMS[0], TERMS[5])),
         ("copy_paste_consistency", (*TERMS[:4], TERMS[5])),
         ("copy_paste_contrastive", (TERMS[0], *TERMS[4:])),
+        ("without_rectification", TERMS[5:]),
     ],
 )
 def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
@@ -175,6 +264,7 @@ def test_each_row_adds_the_term_it_is_named_after(script, name, terms):
     parser.read_config([str(ROOT / file) for file in [*files, *script.ROWS[name].configs]])
     parser["base_channels"] = 4
     parser["device"] = "cpu"
+    parser["data"] = {}
     network, method = parser.get_parsed_content("network"), parser.get_parsed_content("method")
     image = torch.randn(2, 1, 32, 64, 32)
     label = torch.randint(0, 3, image.shape)
@@ -197,5 +287,5 @@ def test_a_row_is_trained(script, page, tmp_path, shared_data):
     options = {"runs_dir": str(tmp_path / "runs"), "threads": 1, "document": str(page)}
     small = {"max_epochs": 1, "epoch_length": 2, "base_channels": 4}
     script.ablation("hippocampus", str(tmp_path / "data"), rows="copy_paste", **options, **small)
-    assert table_row(page, "dual_network, copy-paste")[0] == "1"
+    assert table_row(page, "copy_paste", "ablation hippocampus 8")[0] == "1"
     assert "--max_epochs 1 --epoch_length 2" in page.read_text()

@@ -62,7 +62,7 @@ def test_the_network_takes_and_gives_what_metadata_says(bundle_root):
 
 
 @pytest.mark.parametrize(
-    "names, workflow_type", [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "inference")]
+    ("names", "workflow_type"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "inference")]
 )
 def test_workflows_have_the_properties_that_tools_ask_for(bundle_root, elsewhere, names, workflow_type):
     counts = {"labeled": 2, "unlabeled": 2, "validation": 1, "test": 1}
@@ -106,6 +106,43 @@ def test_monai_loads_the_bundle_with_its_weights(bundle_root, tmp_path):
         assert torch.equal(value, weights[name].to(value.dtype)), name
 
 
+LOAD = "from monai.bundle import load; n = load('dualseg', bundle_dir=FOLDER, source='github', workflow_type='{}')"
+WORKFLOW = (
+    "from monai.bundle import ConfigWorkflow; w = ConfigWorkflow(FOLDER + '/dualseg/configs/{0}.json', "
+    "logging_file=False, workflow_type='{0}'); w.initialize(); n = w.network_def"
+)
+
+
+@pytest.mark.parametrize(("workflow", "network"), [("inference", "DualEnsemble"), ("train", "DualNetwork")])
+@pytest.mark.parametrize("way", [LOAD, WORKFLOW])
+def test_a_fresh_process_in_another_folder_loads_the_bundle(bundle_root, tmp_path, way, workflow, network):
+    """Nothing but MONAI may have put the bundle on Python's path, as pytest does here."""
+    bundle = tmp_path / "dualseg"
+    for folder in ("configs", "scripts", "models"):
+        shutil.copytree(bundle_root / folder, bundle / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        f"FOLDER = {str(tmp_path)!r}; {way.format(workflow)}; import scripts; print(type(n).__name__, scripts.__file__)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-2:] == [network, f"{bundle}/scripts/__init__.py"]
+
+
+def test_inference_elsewhere_without_the_bundle_root_names_the_option(bundle_root, elsewhere):
+    files = config(bundle_root, "inference")[0]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--dataset_dir", str(elsewhere)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Name the bundle's folder with --bundle_root" in line
+    assert "Traceback" not in done.stderr and not list(elsewhere.iterdir())
+
+
 @pytest.mark.slow
 def test_training_evaluation_and_inference_work_from_another_folder(bundle_root, elsewhere, tmp_path):
     data = phantom_dataset(
@@ -124,7 +161,7 @@ def test_training_evaluation_and_inference_work_from_another_folder(bundle_root,
     options = {"dataset_dir": data, "runs_dir": runs, **small}
     output = bundle("training", config_file=config(bundle_root, "train")[0], **options)
     assert "HD95 (mm)" in output and "ASD (mm)" in output and "inference.json" in output
-    run = runs / "phantom_dual_network_seed0"
+    run = runs / "phantom_mean_teacher_copy_paste_seed0"
     trained = json.loads((run / "metrics.json").read_text())
     bundle(config_file=str(config(bundle_root, "train", "evaluate")), **options)
     assert json.loads((run / "evaluation" / "metrics.json").read_text())["networks"] == trained["networks"]

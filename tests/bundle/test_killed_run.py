@@ -53,7 +53,7 @@ def test_a_killed_run_given_the_same_command_ends_with_the_same_weights(bundle_r
     assert whole.returncode == 0, output
 
     killed = start(bundle_root, data, tmp_path / "killed")
-    checkpoint = tmp_path / "killed" / "phantom_dual_network_seed0" / "last.pt"
+    checkpoint = tmp_path / "killed" / "phantom_mean_teacher_copy_paste_seed0" / "last.pt"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -67,6 +67,8 @@ def test_a_killed_run_given_the_same_command_ends_with_the_same_weights(bundle_r
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert f"Resumed after epoch {epoch}" in output
-    weights = [torch.load(p, weights_only=True) for p in tmp_path.glob("*/phantom_dual_network_seed0/model.pt")]
+    weights = [
+        torch.load(p, weights_only=True) for p in tmp_path.glob("*/phantom_mean_teacher_copy_paste_seed0/model.pt")
+    ]
     assert len(weights) == 2
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

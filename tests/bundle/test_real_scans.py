@@ -40,9 +40,15 @@ def train(bundle_root, names, runs, **options):
 
 
 @pytest.mark.parametrize(
-    "method, terms",
+    ("method", "terms"),
     [
-        (None, {"supervised_a", "rectification_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a"}),
+        (None, {"supervised_a", "rectification_b", "copy_paste_a", "copy_paste_b"}),
+        (
+            "methods/paper",
+            {"supervised_a", "rectification_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a"},
+        ),
+        ("methods/cross_teaching", {"supervised_a", "rectification_b", "copy_paste_a", "copy_paste_b"}),
+        ("methods/control", {"supervised_a", "rectification_b"}),
         ("methods/supervised", {"supervised_a", "supervised_b"}),
         ("methods/cps", {"supervised_a", "cross_pseudo_a", "cross_pseudo_b"}),
         ("methods/mean_teacher", {"supervised_a", "consistency_a", "consistency_b"}),
@@ -52,6 +58,30 @@ def train(bundle_root, names, runs, **options):
         ("methods/dual_network_copy_paste", {"supervised_a", "contrastive_a", "copy_paste_a", "copy_paste_b"}),
         ("methods/mean_teacher_copy_paste", {"supervised_a", "rectification_b", "copy_paste_a", "copy_paste_b"}),
         ("methods/as_released", {"supervised_a", "rectification_a", "cross_pseudo", "divergence", "cosine"}),
+        pytest.param("methods/rcps", {"supervised_a", "rectified_a", "contrast_b"}, marks=pytest.mark.slow),
+        pytest.param(
+            "methods/ssl_contrastive", {"supervised_a", "entropy_filtered", "contrastive_b"}, marks=pytest.mark.slow
+        ),
+        pytest.param("methods/dual_networks", {"cross_pseudo", "cosine", "contrastive_a"}, marks=pytest.mark.slow),
+        pytest.param("methods/semsim", {"weak_to_strong_a", "within_a", "across_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/erda", {"supervised_a", "alignment_a", "alignment_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/erda_modality_agnostic", {"alignment_a", "queries_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/guided_contrast", {"supervised_a", "contrast_a", "contrast_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/pair_uncertainty", {"supervised_a", "pseudo", "pairs_a"}, marks=pytest.mark.slow),
+        pytest.param(
+            "methods/temporal_agreement", {"supervised_a", "agreement_a", "agreement_b"}, marks=pytest.mark.slow
+        ),
+        pytest.param("methods/conflict_free", {"supervised_a", "copy_paste_a", "copy_paste_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/fixmatch", {"supervised_a", "weak_to_strong_a"}, marks=pytest.mark.slow),
+        pytest.param("methods/unimatch", {"weak_to_strong_a", "feature_perturbed_b"}, marks=pytest.mark.slow),
+        pytest.param(
+            "methods/crossmatch", {"strong_a", "few_dropped_a", "strong_most_dropped_b"}, marks=pytest.mark.slow
+        ),
+        pytest.param("methods/ad_mt", {"supervised_a", "alternate_a"}, marks=pytest.mark.slow),
+        pytest.param("methods/sdcl", {"copy_paste_a"}, marks=pytest.mark.slow),
+        pytest.param("methods/voting", {"supervised_a", "voted"}, marks=pytest.mark.slow),
+        pytest.param("methods/contrastive_pretraining", {"contrast_a", "contrast_b"}, marks=pytest.mark.slow),
+        pytest.param("methods/masked_pretraining", {"masked_a", "masked_b"}, marks=pytest.mark.slow),
     ],
 )
 def test_three_classes_train_with_every_method(bundle_root, shared_data, tmp_path, method, terms):
@@ -73,7 +103,7 @@ def test_tensorboard_and_mlflow_get_every_loss(bundle_root, shared_data, tmp_pat
     with sqlite3.connect(tmp_path / "runs" / "mlruns.db") as database:
         logged = {name for (name,) in database.execute("select distinct key from metrics")}
     (events,) = (folder / "tensorboard").iterdir()
-    for name in ("loss", "supervised_a", "entropy_filtered", "kept_fraction"):
+    for name in ("loss", "supervised_a", "copy_paste_a", "kept_fraction"):
         assert name in logged
         assert name.encode() in events.read_bytes()
 

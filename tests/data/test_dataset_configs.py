@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel
@@ -14,11 +13,9 @@ import torch
 from monai.bundle import ConfigParser, run
 from monai.inferers.utils import _get_scan_interval
 from monai.transforms import Compose
+from raw_scans import atrial_case, brain_case, pancreas_case
 
 from scripts.data import prepare_release
-
-sys.path.insert(0, str(Path(__file__).parent))
-from releases import atrial_case, brain_case, pancreas_case  # noqa: E402
 
 SMALL = {
     "max_epochs": 1,
@@ -57,7 +54,7 @@ def raw(dataset: str, folder: Path) -> Path:
     [("left_atrium", False), ("pancreas", False), ("pancreas", True), ("brats2019", False)],
 )
 def test_raw_release_to_model_and_prediction(bundle_root, tmp_path, monkeypatch, dataset, benchmark):
-    from scripts.data import prepare as module
+    from scripts.data.releases import prepare as module
 
     release = module.RELEASES[dataset]
     monkeypatch.setitem(module.RELEASES, dataset, type(release)(**{**vars(release), "labeled": (2,)}))
@@ -73,7 +70,7 @@ def test_raw_release_to_model_and_prediction(bundle_root, tmp_path, monkeypatch,
         runs_dir=str(runs),
         **SMALL,
     )
-    folder = runs / f"{dataset}_dual_network_seed0"
+    folder = runs / f"{dataset}_mean_teacher_copy_paste_seed0"
     scores = json.loads((folder / "metrics.json").read_text())["networks"]["ensemble"]["classes"]
     assert list(scores) == [release.classes[1]]
     scan = next((data / "images").iterdir())
@@ -144,10 +141,13 @@ def test_the_level_of_augmentation_reaches_the_transforms(bundle_root):
     for name in ("mild", "strong"):
         config = parser(bundle_root, "train")
         config["augmentation"] = name
-        (affine, *_) = config.get_parsed_content("train#spatial_transforms")
+        crops = [config.get_parsed_content(f"train#{name}") for name in ("labeled_crop", "unlabeled#crop")]
         others = config.get_parsed_content("train#intensity_transforms")
-        assert affine.prob == levels[name]["affine_prob"]
-        assert tuple(affine.rand_affine.rand_affine_grid.scale_range) == (levels[name]["scaling"],) * 3
+        for crop in crops:
+            assert crop.prob == levels[name]["affine_prob"]
+            assert tuple(crop.affine.rotate_range) == (levels[name]["rotation"],) * 3
+            assert tuple(crop.affine.scale_range) == (levels[name]["scaling"],) * 3
+        assert crops[0].affine is not crops[1].affine  # each stream draws its own
         (noise,) = [other.rand_gaussian_noise for other in others if hasattr(other, "rand_gaussian_noise")]
         assert (noise.std, noise.prob) == (levels[name]["noise"], 1.0)  # the wrapper decides how often
     assert all(levels["strong"][key] > levels["mild"][key] for key in levels["mild"] if key != "gamma")

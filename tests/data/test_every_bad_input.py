@@ -8,7 +8,6 @@ import gzip
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,9 @@ import itk
 import nibabel
 import numpy as np
 import pytest
+from raw_scans import atrial_case, pancreas_case, write_slice
 
+from scripts.cli import main
 from scripts.data import (
     DataError,
     claim_folder,
@@ -28,11 +29,7 @@ from scripts.data import (
     inspect_data,
     load_datalist,
 )
-from scripts.data import volumes as volumes_module
-from scripts.data.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from releases import atrial_case, pancreas_case, write_slice  # noqa: E402
+from scripts.data.io import volumes as volumes_module
 
 SHAPE = (8, 7, 6)
 AFFINE = np.diag([0.8, 0.9, 2.0, 1.0])
@@ -186,7 +183,8 @@ def unreadable(data: Path, patch) -> tuple:
 
 
 def too_large(data: Path, patch) -> tuple:
-    patch.setattr(volumes_module, "physical_memory", lambda: 10)
+    # what a header claims fits, but not the copies that reading it whole takes
+    patch.setattr(volumes_module, "physical_memory", lambda: 2 * 4 * int(np.prod(SHAPE)))
     itk.imwrite(itk.imread(str(of(data, "u"))), str(data / "images" / "u.nrrd"))
     listed(data, unlabeled=[{"image": "images/u.nrrd"}])
     return ["check", data], data / "images" / "u.nrrd", ("too much for a machine", "Write it as NIfTI")
@@ -282,6 +280,40 @@ ROWS: dict[str, dict[str, Callable]] = {
     "`modality` that is no list of names": {
         "word": check(lambda data: listed(data, modality="CT"), "Write one name for each channel"),
     },
+    "`regions` that are no lists of classes; a name with # or :: in it, or _ in front": {
+        "number": check(lambda data: listed(data, regions={"whole": 1}), 'region "whole" is 1', "Write e.g."),
+        "no class": check(
+            lambda data: listed(data, regions={"whole": [1, 9]}), "the classes are 1 heart", "Write e.g."
+        ),
+        "name": check(lambda data: listed(data, regions={"a#b": [1]}), 'called "a#b"', "Give it a name without"),
+    },
+    "an ignored value that is a class, no whole number, or given twice": {
+        "class": check(lambda data: listed(data, ignore=2), "the ignored value 2 is a class", "another value"),
+        "text": check(lambda data: listed(data, ignore="255"), "is '255'", "Write the label value"),
+        "twice": check(
+            lambda data: listed(data, ignore=255, labels={**LABELS, "3": "ignore"}), "two ignored values", "Only one"
+        ),
+    },
+    "`classes` of a case that are no list, or none of the classes": {
+        "word": check(lambda data: listed(data, test=[{**case("t"), "classes": "lung"}]), "List the annotated classes"),
+        "none": check(lambda data: listed(data, test=[{**case("t"), "classes": [3]}]), "The classes are 1 heart"),
+        "empty": check(lambda data: listed(data, test=[{**case("t"), "classes": []}]), "List at least one of"),
+    },
+    "a voxel of a class that the case's `classes` do not list; a label of ignored voxels only": {
+        "other class": check(
+            lambda data: (listed(data, test=[{**case("t"), "classes": [1]}]), of(data, "t", "label"))[1],
+            "class 2 (lung) in 112 voxels",
+            "Add it there, or erase",
+        ),
+        "ignored": check(
+            lambda data: (
+                listed(data, ignore=255),
+                changed("label", lambda voxels: np.full_like(voxels, 255))(data),
+            )[1],
+            "every voxel has the ignored value 255",
+            "list the case as unlabelled",
+        ),
+    },
     "an entry without image; a labelled one without label; the image named as its own label": {
         "no image": check(lambda data: listed(data, test=[{"label": "x"}]), 'has no "image"', "Give a path"),
         "text": check(lambda data: listed(data, test=["a.nii.gz"]), 'Write {"image": path'),
@@ -347,7 +379,7 @@ ROWS: dict[str, dict[str, Callable]] = {
         "nan": check(changed("image", with_value(np.nan)), "NaN or infinite", "Replace them"),
         "infinite": check(changed("image", with_value(-np.inf)), "NaN or infinite", "Replace them"),
     },
-    "2D, 5D, RGB or complex images": {
+    "2D among 3D, 5D, RGB or complex images": {
         "2D": check(changed("image", lambda voxels: voxels[..., 0]), "2D", "Only 3D scans"),
         "5D": check(changed("image", lambda voxels: np.zeros((4, 4, 4, 2, 3), np.float32)), "5D", "Only 3D scans"),
         "RGB": check(changed("image", lambda voxels: np.zeros(SHAPE, [(c, "u1") for c in "RGB"])), "Save one channel"),
@@ -381,7 +413,10 @@ ROWS: dict[str, dict[str, Callable]] = {
     },
     "label values outside `labels`; 255; negative": {
         "3": check(changed("label", with_value(3)), "label values 3 in 1 voxels", 'add the classes to "labels"'),
-        "255": check(changed("label", with_value(255)), "If 255 marks the structure, save it as 1"),
+        "255": check(
+            changed("label", with_value(255)),
+            "If 255 marks the structure, make the datalist with `dualseg split --values 0,255`",
+        ),
         "-1": check(
             changed("label", lambda v: with_value(-1)(v.astype(np.int16))), "label values -1", "Correct the voxels"
         ),
@@ -391,10 +426,9 @@ ROWS: dict[str, dict[str, Callable]] = {
         "nan": check(changed("label", lambda v: with_value(np.nan)(v.astype(np.float32))), "(nan)", "Save it anew"),
         "swapped": check(changed("label", lambda voxels: image(1)), "Is this the image, in the label's place?"),
     },
-    "a label of several channels": {
-        "one-hot": check(
-            changed("label", lambda v: np.stack([v == n for n in range(3)], -1).astype(np.uint8)), "Save one"
-        ),
+    "a label of several channels that overlap, or hold other values than 0 and 1": {
+        "overlap": check(changed("label", lambda v: np.stack([v > 0, v > 1], -1).astype(np.uint8)), "save one volume"),
+        "values": check(changed("label", lambda v: np.stack([v, v], -1).astype(np.uint8)), "Save one volume"),
     },
     "the same voxels under two names in two sections": {"copy": check(copy, "the same voxels as", "remove one")},
     "a scan of another format than NIfTI or HDF5 that the machine has not the memory for": {"nrrd": too_large},
@@ -441,7 +475,7 @@ ROWS: dict[str, dict[str, Callable]] = {
             "split",
             "DATA",
             file="The label files",
-            words=("[0, 1, 2, 255]", "255 to 1"),
+            words=("0, 1, 2, 255", "--values 0,1,2,255"),
             before=in_turn(UNLISTED, changed("label", with_value(255))),
         ),
     },
@@ -633,7 +667,7 @@ ROWS: dict[str, dict[str, Callable]] = {
             before=text("x.tar", "x"),
         ),
         "network": lambda data, patch: (
-            patch.setattr("scripts.data.decathlon.download_url", refuse_to_connect),
+            patch.setattr("scripts.data.releases.decathlon.download_url", refuse_to_connect),
             (
                 ["prepare", "decathlon:Task04", data / "out"],
                 "Task04_Hippocampus.tar",

@@ -16,8 +16,8 @@ import torch
 from monai.bundle import run
 from monai.data import MetaTensor
 
+from scripts.cli import main
 from scripts.data import DataError, SaveSegmentationd
-from scripts.data.cli import main
 
 SMALL = {"max_epochs": 1, "epoch_length": 2, "base_channels": 4, "tensorboard": False}
 
@@ -57,7 +57,7 @@ def test_twenty_scans_in_a_folder(bundle_root, shared_data, tmp_path, capsys):
     assert command("check", data) == 0
     assert "0 errors, 0 warnings" in capsys.readouterr().out
     folder = train(bundle_root, data, tmp_path / "runs", "recipes/cpu")
-    assert folder.name == "my scans_dual_network_seed0"
+    assert folder.name == "my scans_mean_teacher_copy_paste_seed0"
     classes = json.loads((folder / "metrics.json").read_text())["networks"]["ensemble"]["classes"]
     assert set(classes) == {"head", "tail"}
     override = json.loads((folder / "inference.json").read_text())

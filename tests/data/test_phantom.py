@@ -144,7 +144,7 @@ def cases():
 
 def test_chamber_and_branches_are_one_piece_of_varying_size(cases):
     for _, label in cases:
-        pieces, count = components(label, np.ones((3, 3, 3)))
+        pieces, _count = components(label, np.ones((3, 3, 3)))
         assert np.bincount(pieces.ravel())[1:].max() > 0.97 * label.sum()
         assert 0.01 < label.mean() < 0.12
     assert np.ptp([label.sum() for _, label in cases]) > 500

@@ -8,9 +8,10 @@ from monai.losses import DiceCELoss
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
 
 from scripts.engines import SemiSupervisedTrainer
-from scripts.losses import CrossConsistencyEnhancementLoss, PrototypeContrastiveLoss
-from scripts.methods import DualNetworkMethod
-from scripts.networks import DualNetwork, VNet
+from scripts.losses import SigmoidRamp
+from scripts.methods import EntropyFilter, Method
+from scripts.methods.terms import Contrastive, Cosine, CrossPseudo, EntropyFiltered, Supervised
+from scripts.networks import DualNetwork, WithFeatures
 
 
 def make_loader(count, keys, batch_size=2, first=0):
@@ -29,14 +30,29 @@ def make_loader(count, keys, batch_size=2, first=0):
     return ThreadDataLoader(Dataset(items, transform), batch_size=batch_size, shuffle=True, num_workers=0)
 
 
+def make_network():
+    """Two subnets with running statistics and dropout, small enough for many tests."""
+
+    def layers():
+        norm = torch.nn.BatchNorm3d(4)
+        return torch.nn.Sequential(
+            torch.nn.Conv3d(1, 4, 3, 4, 1), norm, torch.nn.Dropout3d(0.5), torch.nn.ConvTranspose3d(4, 2, 4, 4)
+        )
+
+    return DualNetwork(*(WithFeatures(layers(), layer="1") for _ in range(2)))
+
+
 def make_trainer(max_epochs=3, unlabeled=True, handlers=None, learning_rate=0.01, **changes):
     torch.manual_seed(0)
-    network = DualNetwork(*(VNet(base_channels=4, norm="batch", dropout=0.5) for _ in range(2)))
-    method = DualNetworkMethod(
-        supervised=DiceCELoss(to_onehot_y=True, softmax=True, batch=True, squared_pred=True),
-        consistency=CrossConsistencyEnhancementLoss(),
-        contrastive=PrototypeContrastiveLoss(num_classes=2, feature_channels=4),
-    )
+    network = make_network()
+    terms = {
+        "supervised": Supervised(DiceCELoss(to_onehot_y=True, softmax=True, batch=True, squared_pred=True)),
+        "cross_pseudo": CrossPseudo(),
+        "entropy_filtered": EntropyFiltered(),
+        "cosine": Cosine(),
+        "contrastive": Contrastive(num_classes=2),
+    }
+    method = Method(terms, labeler=EntropyFilter(), ramp=SigmoidRamp())
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     make_handlers = handlers or (lambda **parts: [])
     return SemiSupervisedTrainer(

@@ -18,7 +18,7 @@ def ensemble():
     return DualEnsemble(*subnets)
 
 
-def evaluate(engine_class, ensemble):
+def evaluate(engine_class, ensemble, **options):
     torch.manual_seed(1)
     item = {"image": MetaTensor(torch.randn(1, 20, 36, 32)), "label": MetaTensor(torch.zeros(1, 20, 36, 32))}
     evaluator = engine_class(
@@ -26,6 +26,7 @@ def evaluate(engine_class, ensemble):
         val_data_loader=DataLoader(Dataset([item]), batch_size=1),
         network=ensemble,
         inferer=SlidingWindowInferer(roi_size=(16, 32, 32), overlap=0.5, mode="gaussian"),
+        **options,
     )
     evaluator.run()
     (output,) = evaluator.state.output
@@ -53,3 +54,18 @@ def test_the_network_is_back_in_its_mode_and_took_no_gradient(ensemble):
     output = evaluate(DualEvaluator, ensemble)
     assert not output["pred"].requires_grad
     assert isinstance(output["pred"], MetaTensor)  # resampling to the scan's grid needs the geometry
+
+
+def test_the_ensemble_of_the_supervised_part_is_scored_on_the_same_scans(ensemble, tmp_path):
+    now = evaluate(DualEvaluator, ensemble)["pred"]
+    torch.save(ensemble.state_dict(), tmp_path / "then.pt")
+    with torch.no_grad():
+        for parameter in ensemble.parameters():
+            parameter.mul_(1.1)
+    output = evaluate(DualEvaluator, ensemble, supervised_weights=tmp_path / "then.pt")
+    torch.testing.assert_close(output["pred_supervised"], now)
+    assert not torch.allclose(output["pred"], now)
+
+
+def test_a_run_without_a_supervised_part_has_no_such_prediction(ensemble, tmp_path):
+    assert "pred_supervised" not in evaluate(DualEvaluator, ensemble, supervised_weights=tmp_path / "none.pt")

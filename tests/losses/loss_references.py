@@ -30,9 +30,9 @@ def masked_mean(values, mask=None):
     return values[voxels(mask)[:, 0]].sum() / max(mask.sum(), 1)
 
 
-def disagreement_rectification(input, other, target, threshold=0.6, mode="disagreement"):
+def disagreement_rectification(input, teacher, labels, threshold=0.6, mode="disagreement"):
     total, count = 0.0, 0
-    for p, r, y in zip(voxels(softmax(input)), voxels(softmax(other)), voxels(target)[:, 0], strict=True):
+    for p, r, y in zip(voxels(softmax(input)), voxels(softmax(teacher)), voxels(labels)[:, 0], strict=True):
         if mode == "disagreement":
             counted = p.argmax() != r.argmax() and (p.max() >= threshold or r.max() >= threshold)
         else:
@@ -45,10 +45,7 @@ def disagreement_rectification(input, other, target, threshold=0.6, mode="disagr
 
 def uncertainty_weighted_cross_pseudo(input, teacher, mask=None, temperature=0.5, gamma=1.0, hard=False):
     log_p, log_t = voxels(log_softmax(input)), voxels(log_softmax(teacher))
-    if hard:
-        q = np.eye(log_t.shape[1])[log_t.argmax(1)]
-    else:
-        q = voxels(softmax(teacher / temperature))
+    q = np.eye(log_t.shape[1])[log_t.argmax(1)] if hard else voxels(softmax(teacher / temperature))
     divergence = (np.exp(log_t) * (log_t - log_p)).sum(1)
     return masked_mean(np.exp(-divergence) * -(q * log_p).sum(1) + gamma * divergence, mask)
 
@@ -93,10 +90,10 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def prototype_contrastive(features, logits, labels, mask, form="infonce", temperature=0.1, margin=2**0.5):
+def prototype_contrastive(features, input, labels, reliable, form="infonce", temperature=0.1, margin=2**0.5):
     """First training step of a new instance that takes every unreliable voxel as an anchor."""
-    f, y, reliable = voxels(features), voxels(labels)[:, 0], voxels(mask)[:, 0]
-    own, num_classes = voxels(logits).argmax(1), logits.shape[1]
+    f, y, reliable = voxels(features), voxels(labels)[:, 0], voxels(reliable)[:, 0]
+    own, num_classes = voxels(input).argmax(1), input.shape[1]
     prototypes = {c: f[reliable & (y == c)].mean(0) for c in range(num_classes) if (reliable & (y == c)).any()}
     per_class = []
     for c in prototypes:
@@ -118,12 +115,12 @@ def prototype_contrastive(features, logits, labels, mask, form="infonce", temper
     return loss
 
 
-def rectified_pseudo_supervision(views, teacher, mask=None, temperature=0.5, kl_weight=1.0):
-    return np.mean([uncertainty_weighted_cross_pseudo(view, teacher, mask, temperature, kl_weight) for view in views])
+def rectified_pseudo_supervision(views, teacher, mask=None, temperature=0.5, gamma=1.0):
+    return np.mean([uncertainty_weighted_cross_pseudo(view, teacher, mask, temperature, gamma) for view in views])
 
 
-def erda(input, pseudo, mask=None, entropy_weight=1.0, weight=0.1):
-    p, q = voxels(softmax(pseudo)), voxels(softmax(input))
+def erda(input, other, mask=None, entropy_weight=1.0, weight=0.1):
+    p, q = voxels(softmax(other)), voxels(softmax(input))
     return weight * masked_mean(entropy_weight * -(p * np.log(p)).sum(1) + (p * np.log(p / q)).sum(1), mask)
 
 
@@ -134,10 +131,11 @@ def prototype_pseudo_labels(features, labelled_features, labels, num_classes, te
     return softmax(unit(voxels(features)) @ prototypes.T / temperature)
 
 
-def voxel_contrastive(input, other, labels, mask, temperature=0.1):
+def voxel_contrastive(features, other_features, labels, mask, temperature=0.1):
     """With all allowed voxels as anchors, and all voxels of another class in another image as negatives."""
-    f, g, y, allowed = unit(voxels(input)), unit(voxels(other)), voxels(labels)[:, 0], voxels(mask)[:, 0]
-    image = np.repeat(np.arange(len(input)), len(y) // len(input))
+    f, g = unit(voxels(features)), unit(voxels(other_features))
+    y, allowed = voxels(labels)[:, 0], voxels(mask)[:, 0]
+    image = np.repeat(np.arange(len(features)), len(y) // len(features))
     total = []
     for view, mirror in ((f, g), (g, f)):
         for i in np.flatnonzero(allowed):
@@ -147,11 +145,11 @@ def voxel_contrastive(input, other, labels, mask, temperature=0.1):
     return np.mean(total)
 
 
-def guided_contrastive(input, other, logits, bank, temperature=0.1, confidence=0.75):
+def guided_contrastive(features, teacher_features, teacher, bank, temperature=0.1, threshold=0.75):
     """With all confident voxels as anchors; ``bank`` holds one feature per class, [C, E]."""
-    f, g, p = unit(voxels(input)), unit(voxels(other)), voxels(softmax(logits))
+    f, g, p = unit(voxels(features)), unit(voxels(teacher_features)), voxels(softmax(teacher))
     losses = []
-    for i in np.flatnonzero(p.max(1) >= confidence):
+    for i in np.flatnonzero(p.max(1) >= threshold):
         negatives = np.delete(bank, p[i].argmax(), axis=0)
         losses.append(-log_softmax(np.concatenate([[f[i] @ g[i]], negatives @ f[i]])[None] / temperature)[0, 0])
     return np.sum(losses) / max(len(losses), 1)
@@ -185,8 +183,8 @@ def votes(logits, min_agreement):
     return np.array(labels), np.array(mask)
 
 
-def certainty(student, teacher):
-    t, p = voxels(softmax(teacher)), voxels(softmax(student))
+def certainty(input, teacher):
+    t, p = voxels(softmax(teacher)), voxels(softmax(input))
     return np.exp(-(t * np.log(t / p)).sum(1))
 
 

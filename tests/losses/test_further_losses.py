@@ -19,6 +19,7 @@ from scripts.losses import (
     TemporalAgreementWeight,
     VoxelContrastiveLoss,
 )
+from scripts.losses.contrastive.feature_maps import take
 
 from . import loss_references as reference
 
@@ -46,10 +47,10 @@ def everything():
     return VoxelContrastiveLoss(num_negatives=10**6, num_anchors=10**6)
 
 
-def guided(classes, confidence=0.5):
+def guided(classes, threshold=0.5):
     """A guided loss that takes every confident voxel, with one feature per class in its memory."""
     loss = GuidedContrastiveLoss(
-        classes, CHANNELS, confidence=confidence, anchors_per_class=10**6, negatives_per_class=1, bank_size=1
+        classes, CHANNELS, threshold=threshold, anchors_per_class=10**6, negatives_per_class=1, bank_size=1
     ).double()
     generator = torch.Generator().manual_seed(7)
     memory = torch.nn.functional.normalize(torch.randn(classes, 1, CHANNELS, generator=generator).double(), dim=-1)
@@ -60,7 +61,7 @@ def guided(classes, confidence=0.5):
 def erda_from_prototypes(a, f, g, y):
     labeler = PrototypePseudoLabeler(a.shape[1], CHANNELS)
     labeler.update(g, y)
-    return ERDALoss()(a, labeler(f))
+    return ERDALoss()(a, labeler.logits(f))
 
 
 # Each loss by one signature, and which of a, b, f, g it trains.
@@ -95,7 +96,7 @@ def test_values_are_those_of_the_formulas(shape):
     n = {name: tensor.numpy() for name, tensor in t.items()}
     pairs = [
         (
-            RectifiedPseudoSupervisionLoss(1.5, kl_weight=0.7)([t["a"], t["a"].flip(0)], t["b"], t["m"]),
+            RectifiedPseudoSupervisionLoss(1.5, gamma=0.7)([t["a"], t["a"].flip(0)], t["b"], t["m"]),
             reference.rectified_pseudo_supervision([n["a"], n["a"][::-1]], n["b"], n["m"], 1.5, 0.7),
         ),
         (ERDALoss()(t["a"], t["b"]), reference.erda(n["a"], n["b"])),
@@ -109,7 +110,7 @@ def test_values_are_those_of_the_formulas(shape):
     memory = guided(shape[1])
     stored = memory.bank.features[:, 0].numpy().copy()
     pairs.append(
-        (memory(t["f"], t["g"], t["a"]), reference.guided_contrastive(n["f"], n["g"], n["a"], stored, confidence=0.5))
+        (memory(t["f"], t["g"], t["a"]), reference.guided_contrastive(n["f"], n["g"], n["a"], stored, threshold=0.5))
     )
     for value, expected in pairs:
         assert value.item() == pytest.approx(expected, rel=1e-6)
@@ -123,7 +124,14 @@ def test_labellers_and_weights_are_those_of_the_formulas(shape):
     labeler = PrototypePseudoLabeler(shape[1], CHANNELS).double()
     labeler.update(t["g"], t["y"])
     expected = reference.prototype_pseudo_labels(n["f"], n["g"], t["y"].numpy(), shape[1])
-    np.testing.assert_allclose(reference.voxels(labeler(t["f"]).softmax(1).numpy()), expected, atol=1e-6)
+    np.testing.assert_allclose(reference.voxels(labeler.logits(t["f"]).softmax(1).numpy()), expected, atol=1e-6)
+    labels, mask = labeler(t["f"])
+    np.testing.assert_array_equal(reference.voxels(labels.numpy())[:, 0], expected.argmax(1))
+    assert mask.all()
+    labeler.threshold = float(np.median(expected.max(1)))
+    np.testing.assert_array_equal(
+        reference.voxels(labeler(t["f"])[1].numpy())[:, 0], expected.max(1) > labeler.threshold
+    )
 
     networks = [t["a"], t["b"], t["a"].flip(0), t["b"].flip(0)]
     for agreement in (1, 2, 3, 4):
@@ -197,7 +205,7 @@ def test_negatives_come_from_random_voxels_of_the_whole_of_a_large_batch(monkeyp
     arguments = [inputs[name] for name in "fgy"]
     torch.manual_seed(0)
     some = VoxelContrastiveLoss(num_anchors=256)(*arguments).item()
-    monkeypatch.setattr("scripts.losses.voxel_contrastive.MAX_CANDIDATES", 10**6)
+    monkeypatch.setattr("scripts.losses.contrastive.voxel_contrastive.MAX_CANDIDATES", 10**6)
     assert some == pytest.approx(VoxelContrastiveLoss(num_anchors=256)(*arguments).item(), rel=0.1)
 
 
@@ -238,7 +246,7 @@ def test_a_memory_fills_its_rows_in_order_and_draws_from_all_of_them():
 
 def test_a_memory_is_written_in_training_mode_only_and_is_in_the_state():
     inputs = draw((2, 3, 8, 8))
-    loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0).eval()
+    loss = GuidedContrastiveLoss(3, CHANNELS, threshold=0.0).eval()
     loss(inputs["f"], inputs["g"], inputs["a"])
     assert not loss.bank.filled.any()
     loss.train()(inputs["f"], inputs["g"], inputs["a"])
@@ -250,7 +258,7 @@ def test_a_memory_is_written_in_training_mode_only_and_is_in_the_state():
 
 def test_an_empty_memory_holds_no_negatives_and_gets_the_positives_of_the_mask():
     inputs = draw((1, 3, 8, 8))
-    loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0).double()
+    loss = GuidedContrastiveLoss(3, CHANNELS, threshold=0.0).double()
     one = torch.zeros_like(inputs["m"])
     one[..., 3, 4] = True
     assert loss(inputs["f"], inputs["g"], inputs["a"], one).item() == 0
@@ -261,7 +269,7 @@ def test_an_empty_memory_holds_no_negatives_and_gets_the_positives_of_the_mask()
 
 def test_a_class_that_is_not_in_the_memory_is_no_negative():
     inputs = draw((1, 3, 8, 8))
-    loss = GuidedContrastiveLoss(3, CHANNELS, confidence=0.0, bank_size=4).double().eval()
+    loss = GuidedContrastiveLoss(3, CHANNELS, threshold=0.0, bank_size=4).double().eval()
     only_first = torch.tensor([[True], [False], [False]])
     loss.bank.push(torch.ones(3, 1, CHANNELS).double(), only_first)
     of_the_first = torch.zeros_like(inputs["a"])
@@ -272,7 +280,7 @@ def test_a_class_that_is_not_in_the_memory_is_no_negative():
 
 def test_a_positive_at_the_confidence_counts():
     inputs = draw((1, 2, 8, 8))
-    assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"].sign() * 1e3).item() > 0
+    assert guided(2, threshold=1.0)(inputs["f"], inputs["g"], inputs["a"].sign() * 1e3).item() > 0
 
 
 def test_weights_and_votes_have_no_gradient():
@@ -284,7 +292,7 @@ def test_weights_and_votes_have_no_gradient():
 def test_defaults_are_those_of_the_papers():
     voxel, guide, labeler = VoxelContrastiveLoss(), GuidedContrastiveLoss(2, 1), PrototypePseudoLabeler(2, 1)
     assert (voxel.temperature, voxel.num_negatives, voxel.num_anchors) == (0.1, 400, 1024)
-    assert (guide.temperature, guide.confidence, guide.bank.features.shape[1]) == (0.1, 0.75, 10_000)
+    assert (guide.temperature, guide.threshold, guide.bank.features.shape[1]) == (0.1, 0.75, 10_000)
     assert (labeler.bank.momentum, ERDALoss().weight, AffinityRectifiedLoss().stride) == (0.999, 0.1, 8)
     per_view = RectifiedPseudoSupervisionLoss().per_view
     assert (per_view.temperature, per_view.gamma) == (0.5, 1.0)
@@ -301,7 +309,7 @@ def test_the_views_of_rectified_supervision_are_averaged_voxel_by_voxel():
 
 def test_a_doubtful_positive_does_not_count():
     inputs = draw((1, 2, 8, 8))
-    assert guided(2, confidence=1.0)(inputs["f"], inputs["g"], inputs["a"] * 0).item() == 0
+    assert guided(2, threshold=1.0)(inputs["f"], inputs["g"], inputs["a"] * 0).item() == 0
 
 
 def test_prototypes_are_of_the_voxels_of_the_mask_only():
@@ -321,7 +329,7 @@ def test_a_class_without_a_prototype_is_never_a_pseudo_label():
     inputs = draw((2, 3, 8, 8))
     labeler = PrototypePseudoLabeler(3, CHANNELS)
     labeler.update(inputs["f"], inputs["y"].clamp(max=1))
-    logits = labeler(inputs["g"], size=(16, 16))
+    logits = labeler.logits(inputs["g"], size=(16, 16))
     assert logits.shape == (2, 3, 16, 16) and logits.softmax(1)[:, 2].max() == 0
 
 
@@ -398,9 +406,9 @@ def test_the_projection_does_not_depend_on_the_loss_scale_and_an_overflow_stays_
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
-        (lambda: RectifiedPseudoSupervisionLoss(kl_weight=-1.0), "-1.0"),
+        (lambda: RectifiedPseudoSupervisionLoss(gamma=-1.0), "-1.0"),
         (lambda: RectifiedPseudoSupervisionLoss()(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)), "Tensor"),
         (lambda: RectifiedPseudoSupervisionLoss()([], torch.zeros(1, 2, 3, 3)), "list"),
         (lambda: VoxelContrastiveLoss(temperature=0.0), "0.0"),
@@ -410,7 +418,7 @@ def test_the_projection_does_not_depend_on_the_loss_scale_and_an_overflow_stays_
         (lambda: ERDALoss()(torch.zeros(1, 2, 3), torch.zeros(1, 3, 3)), r"\[1, 2, 3\]"),
         (lambda: PrototypePseudoLabeler(2, 4, momentum=1.5), "1.5"),
         (lambda: PrototypePseudoLabeler(2, 4)(torch.zeros(1, 3, 5, 5)), r"\[1, 3, 5, 5\]"),
-        (lambda: GuidedContrastiveLoss(2, 4, confidence=2.0), "2.0"),
+        (lambda: GuidedContrastiveLoss(2, 4, threshold=2.0), "2.0"),
         (lambda: GuidedContrastiveLoss(3, 4)(*torch.zeros(2, 1, 4, 8, 8), torch.zeros(1, 2, 8, 8)), "num_classes=3"),
         (lambda: ClassMemoryBank(2, 4, size=0), "and 0"),
         (lambda: AffinityRectifiedLoss(stride=0), "got 0"),
@@ -424,3 +432,26 @@ def test_the_projection_does_not_depend_on_the_loss_scale_and_an_overflow_stays_
 def test_a_wrong_option_or_shape_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_gradient_that_reads_voxels_again_and_again_is_the_same_every_time():
+    """With several threads, too: a training that is repeated or resumed is the same bit for bit."""
+    features = torch.randn(2, 32, 16, 16, 8, generator=torch.Generator().manual_seed(0))
+    index = torch.randint(0, 64, (6000,), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(6000, 32, generator=torch.Generator().manual_seed(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(20):
+            read = features.clone().requires_grad_()
+            (take(read, index) * weights).sum().backward()
+            gradients.append(read.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    flat = features.movedim(1, -1).reshape(-1, 32)
+    assert torch.equal(take(features, index.view(3, -1)), flat[index.view(3, -1)])
+    expected = torch.zeros(flat.shape, dtype=torch.float64).index_add_(0, index, weights.double())
+    found = gradients[0].movedim(1, -1).reshape(-1, 32)
+    assert torch.allclose(found.double(), expected, atol=1e-4)

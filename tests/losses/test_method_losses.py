@@ -437,7 +437,7 @@ def test_ramps_rise_from_near_zero_to_one_and_stay():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: DisagreementRectificationLoss(threshold=1.5), "1.5"),
         (lambda: DisagreementRectificationLoss(mode="xor"), "'xor'"),
@@ -478,7 +478,7 @@ def test_wrong_shapes_are_named(term):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"input": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "floating point logits, got torch.int64"),
         ({"labels": torch.zeros(2, 3, 4, 4)}, r"labels must be class maps.*\[2, 3, 4, 4\]"),

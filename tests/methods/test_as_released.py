@@ -4,11 +4,10 @@
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceCELoss
 
-from scripts.losses import DisagreementRectificationLoss
-from scripts.methods import AsReleasedMethod
 from scripts.networks import DualOutput, SubnetOutput
+
+from .make import make_method
 
 LABELED, UNLABELED = 2, 1
 
@@ -53,10 +52,7 @@ def test_value_and_gradient_are_those_of_the_formula(classes, spatial):
     def network(images):
         return DualOutput(SubnetOutput(z[0], z[0]), SubnetOutput(z[1], z[1]))
 
-    method = AsReleasedMethod(
-        DiceCELoss(to_onehot_y=True, softmax=True, batch=True, squared_pred=True),
-        DisagreementRectificationLoss(threshold=0.6, mode="foreground_xor"),
-    )
+    method = make_method("as_released")
     labeled = {"image": torch.zeros(LABELED, 1, *spatial), "label": torch.tensor(label)}
     losses = method(network, labeled, {"image": torch.zeros(UNLABELED, 1, *spatial)}, progress=0.0)
     total = sum(losses.values())

@@ -6,22 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceCELoss
 
-from scripts.losses import DisagreementRectificationLoss, SigmoidRamp
-from scripts.methods import (
-    BidirectionalCopyPasteMethod,
-    CopyPaste,
-    CopyPasteLoss,
-    DualNetworkMethod,
-    MeanTeacherMethod,
-    MixedBatch,
-    MutualCorrectionMethod,
-    UncertaintyAwareMeanTeacherMethod,
-)
+from scripts.losses import BoxMix, CopyPasteLoss, MixedBatch
+from scripts.methods import Step
 from scripts.networks import DualNetwork, DualOutput, MovingAverage, SubnetOutput, VNet
 
-CLASSES = 3
+from .make import CLASSES, make_method
+
 SIZE = (16, 16, 16)
 
 
@@ -36,10 +27,6 @@ def batches():
     torch.manual_seed(1)
     labeled = {"image": torch.randn(2, 1, *SIZE), "label": torch.randint(0, CLASSES, (2, 1, *SIZE))}
     return labeled, {"image": torch.randn(2, 1, *SIZE)}
-
-
-def supervised_loss():
-    return DiceCELoss(to_onehot_y=True, softmax=True, batch=True, squared_pred=True)
 
 
 def softmax(logits, axis=1):
@@ -114,7 +101,7 @@ def test_an_impossible_decay_is_refused(decay):
 
 def test_mean_teacher_is_the_mean_square_to_the_teachers_softmax(batches):
     student, teacher = fixed(0), fixed(1)
-    losses = MeanTeacherMethod(supervised_loss(), teacher, consistency_weight=0.1)(student, *batches, progress=1.0)
+    losses = make_method("mean_teacher", teacher)(student, *batches, progress=1.0)
     for name in "ab":
         difference = softmax(getattr(student, name).double().numpy()) - softmax(getattr(teacher, name).double().numpy())
         assert losses[f"consistency_{name}"].item() == pytest.approx(0.1 * (difference[2:] ** 2).mean(), rel=1e-5)
@@ -123,7 +110,7 @@ def test_mean_teacher_is_the_mean_square_to_the_teachers_softmax(batches):
 @pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
 def test_uamt_counts_only_voxels_of_low_entropy(batches, progress):
     student, teacher = fixed(0), fixed(1)
-    method = UncertaintyAwareMeanTeacherMethod(supervised_loss(), teacher, consistency_weight=0.1)
+    method = make_method("uamt", teacher)
     losses = method(student, *batches, progress=progress)
     ramp = math.exp(-5 * (1 - progress) ** 2)
     kept = []
@@ -147,7 +134,7 @@ def test_uamt_averages_its_noisy_passes(batches):
             return super().forward(images)
 
     teacher = Counting(*(torch.zeros(4, CLASSES, *SIZE) for _ in range(2)))
-    UncertaintyAwareMeanTeacherMethod(supervised_loss(), teacher, passes=8)(make_network(), *batches, progress=0.5)
+    make_method("uamt", teacher)(make_network(), *batches, progress=0.5)
     assert len(calls) == 9  # the target and 8 passes
     noise = torch.stack([images - batches[1]["image"] for images in calls])
     assert noise.abs().max().item() <= 0.2 + 1e-6
@@ -158,7 +145,7 @@ def test_uamt_averages_its_noisy_passes(batches):
 def test_a_mean_teacher_moves_the_students_and_not_the_teachers(batches):
     network = make_network()
     average = MovingAverage(network)
-    losses = MeanTeacherMethod(supervised_loss(), average.module)(network, *batches, progress=1.0)
+    losses = make_method("mean_teacher", average.module)(network, *batches, progress=1.0)
     assert has_gradient(losses["consistency_a"], network.a) and not has_gradient(losses["consistency_a"], network.b)
     assert has_gradient(losses["consistency_b"], network.b) and not has_gradient(losses["consistency_b"], network.a)
     assert all(parameter.grad is None for parameter in average.parameters())
@@ -172,8 +159,7 @@ def test_in_mcf_the_loser_learns_the_winners_sharpened_softmax(batches):
     label = batches[0]["label"]
     # b is right about the labels: it wins, and only a is corrected
     network.b[:2] = 5.0 * torch.nn.functional.one_hot(label[:, 0], CLASSES).movedim(-1, 1)
-    rectification = DisagreementRectificationLoss(threshold=0.0, mode="foreground_xor")
-    losses = MutualCorrectionMethod(supervised_loss(), rectification)(network, *batches, progress=1.0)
+    losses = make_method("mcf")(network, *batches, progress=1.0)
     target = softmax(network.b[2:].double().numpy() / 0.1)
     expected = 0.1 * ((softmax(network.a[2:].double().numpy()) - target) ** 2).mean()
     assert losses["correction_a"].item() == pytest.approx(expected, rel=1e-5)
@@ -182,8 +168,7 @@ def test_in_mcf_the_loser_learns_the_winners_sharpened_softmax(batches):
 
 def test_mcf_swaps_with_the_networks_and_moves_the_loser_alone(batches):
     network = make_network()
-    rectification = DisagreementRectificationLoss(threshold=0.0, mode="foreground_xor")
-    method = MutualCorrectionMethod(supervised_loss(), rectification)
+    method = make_method("mcf")
     network.eval()
     losses = method(network, *batches, progress=0.5)
     swapped = method(DualNetwork(network.b, network.a).eval(), *batches, progress=0.5)
@@ -203,7 +188,7 @@ def test_copy_paste_exchanges_one_box_and_takes_labels_along(size):
     torch.manual_seed(0)
     image, other = torch.zeros(3, 2, *size), torch.ones(2, 2, *size)
     label, pseudo = torch.full((3, 1, *size), 4), torch.full((2, 1, *size), 7)
-    mixed = CopyPaste(ratio=2 / 3)(image, label, other, pseudo)
+    mixed = BoxMix(ratio=2 / 3)(image, label, other, pseudo, torch.ones_like(pseudo, dtype=torch.bool))
     assert mixed.image.shape == (2, 2, *size)
     assert torch.equal(mixed.image[:, :1] == 0, mixed.is_labeled)
     assert torch.equal(mixed.image[:, :1], mixed.image[:, 1:])
@@ -223,7 +208,7 @@ def test_boxes_lie_anywhere():
     starts = set()
     for seed in range(200):
         torch.manual_seed(seed)
-        box = CopyPaste(ratio=0.5)._random_box(torch.Size([4, 4]), torch.device("cpu"))
+        box = BoxMix(ratio=0.5)._random_box(torch.Size([4, 4]), torch.device("cpu"))
         starts.add(tuple(box[0].nonzero()[0].tolist()))
     assert starts == {(x, y) for x in range(3) for y in range(3)}
 
@@ -231,7 +216,7 @@ def test_boxes_lie_anywhere():
 def test_only_pseudo_labels_can_be_unreliable():
     size = (6, 6, 6)
     zeros = torch.zeros(2, 1, *size)
-    mixed = CopyPaste()(zeros, zeros, zeros + 1, zeros, reliable=torch.zeros(2, 1, *size, dtype=torch.bool))
+    mixed = BoxMix()(zeros, zeros, zeros + 1, zeros, reliable=torch.zeros(2, 1, *size, dtype=torch.bool))
     assert torch.equal(mixed.counts, mixed.is_labeled)
 
 
@@ -275,14 +260,14 @@ def test_bcp_mixes_labelled_pairs_first_and_then_pseudo_labels_of_the_largest_co
     logits[:, 0] = 1.0
     logits[:, 1, 2:8, 2:8, 2:8] = 5.0
     logits[:, 1, 12:14, 12:14, 12:14] = 5.0
-    method = BidirectionalCopyPasteMethod(Fixed(logits, logits))
+    method = make_method("bcp", Fixed(logits, logits))
     seen = []
 
-    def spy(image, label, other, pseudo_label, reliable=None):
+    def spy(image, label, other, pseudo_label, *options):
         seen.append((other, pseudo_label))
-        return CopyPaste()(image, label, other, pseudo_label, reliable)
+        return BoxMix()(image, label, other, pseudo_label, *options)
 
-    method.copy_paste = spy
+    method.terms["copy_paste"].mix = spy
     network = make_network()
     method(network, labeled, unlabeled, progress=0.0)
     assert torch.equal(seen[0][0], labeled["image"].flip(0)) and torch.equal(seen[0][1], labeled["label"].flip(0))
@@ -299,11 +284,12 @@ def test_both_networks_of_bcp_see_the_same_images_with_their_own_pseudo_labels(b
     mixes = []
 
     class Spy(CopyPasteLoss):
-        def forward(self, logits, mixed):
+        def forward(self, logits, mixed, weight=None):
             mixes.append(mixed)
-            return super().forward(logits, mixed)
+            return super().forward(logits, mixed, weight)
 
-    method = BidirectionalCopyPasteMethod(teacher, loss=Spy(), largest_component=False)
+    method = make_method("bcp", teacher, labeler__largest_component=False)
+    method.terms["copy_paste"].loss = Spy()
     method(make_network(), *batches, progress=0.5)
     a, b = mixes
     assert torch.equal(a.image, b.image) and torch.equal(a.is_labeled, b.is_labeled)
@@ -314,30 +300,34 @@ def test_both_networks_of_bcp_see_the_same_images_with_their_own_pseudo_labels(b
 
 
 def test_bcp_has_no_pseudo_labels_to_show_while_it_pretrains(batches):
-    method = BidirectionalCopyPasteMethod(fixed(3))
+    method = make_method("bcp", fixed(3))
     method(make_network(), *batches, progress=0.0)
     assert "kept_fraction" not in method.statistics
     method(make_network(), *batches, progress=0.5)
     assert method.statistics["kept_fraction"].item() == 1
 
 
-# --- copy-paste as a term of the default method
+# --- copy-paste, pseudo-labelled by both averages together
 
 
-def copy_paste_method(teacher, **options):
-    return DualNetworkMethod(supervised_loss(), copy_paste=CopyPaste(), teacher=teacher, **options)
+def mix(method, labeled, unlabeled):
+    """The mixed batch of network a, and of b, and the step it is of."""
+    step = Step(method, None, labeled, unlabeled, progress=0.5)
+    return *step.views[method.terms["copy_paste"]].target[0], step
 
 
-def test_the_default_method_takes_pseudo_labels_of_both_teachers_together(batches):
+@pytest.mark.parametrize("name", ["mean_teacher_copy_paste", "dual_network_copy_paste"])
+def test_pseudo_labels_are_those_of_both_teachers_together(batches, name):
     teacher = fixed(5, scale=3.0)
-    method = copy_paste_method(teacher, teacher_confidence=0.8)
-    mixed = method._mix(*batches)
+    where = "labeler" if name == "mean_teacher_copy_paste" else "terms__copy_paste__labeler"
+    method = make_method(name, teacher, **{f"{where}__confidence": 0.8})
+    mixed, _, step = mix(method, *batches)
     probabilities = (softmax(teacher.a[2:].double().numpy()) + softmax(teacher.b[2:].double().numpy())) / 2
     pseudo = torch.from_numpy(probabilities.argmax(1))[:, None]
     assert torch.equal(mixed.label[~mixed.is_labeled], pseudo[~mixed.is_labeled])
     sure = torch.from_numpy(probabilities.max(1))[:, None] >= 0.8
     assert torch.equal(mixed.counts, mixed.is_labeled | sure)
-    assert 0 < method.statistics["kept_fraction"].item() < 1
+    assert 0 < step.observed.a.mask.float().mean().item() < 1
 
 
 def test_the_teacher_sees_the_weak_view_and_the_students_the_strong_one(batches):
@@ -350,9 +340,9 @@ def test_the_teacher_sees_the_weak_view_and_the_students_the_strong_one(batches)
 
     labeled, unlabeled = batches
     weak = torch.randn_like(unlabeled["image"])
-    method = copy_paste_method(BySign())
+    method = make_method("mean_teacher_copy_paste", BySign())
     for views, seen in ((unlabeled, unlabeled["image"]), (unlabeled | {"weak": weak}, weak)):
-        mixed = method._mix(labeled, views)
+        mixed, *_ = mix(method, labeled, views)
         pseudo = ~mixed.is_labeled
         assert torch.equal(mixed.label[pseudo], (seen > 0).long()[pseudo])
         assert torch.equal(mixed.image[pseudo], unlabeled["image"][pseudo])
@@ -361,7 +351,7 @@ def test_the_teacher_sees_the_weak_view_and_the_students_the_strong_one(batches)
 def test_copy_paste_is_ramped_up_and_trains_both_networks(batches):
     network = make_network()
     average = MovingAverage(network)
-    method = copy_paste_method(average.module, copy_paste_weight=0.7, ramp=SigmoidRamp(length=0.5))
+    method = make_method("mean_teacher_copy_paste", average.module, ramp__length=0.5, terms__rectification=None)
     method.train()
     losses = method(network, *batches, progress=0.6)
     assert set(losses) == {"supervised_a", "supervised_b", "copy_paste_a", "copy_paste_b"}
@@ -374,8 +364,6 @@ def test_copy_paste_is_ramped_up_and_trains_both_networks(batches):
     assert early.item() == pytest.approx(math.exp(-5) * late.item(), rel=1e-4)
 
 
-def test_copy_paste_without_a_teacher_is_refused():
-    with pytest.raises(ValueError, match="teacher"):
-        copy_paste_method(None)
+def test_an_impossible_box_is_refused():
     with pytest.raises(ValueError, match="1.5"):
-        CopyPaste(ratio=1.5)
+        BoxMix(ratio=1.5)

@@ -82,3 +82,19 @@ def write_dataset(bundle_root, tmp_path_factory):
 def tiny(write_dataset):
     """Networks and patches with which a step takes an instant."""
     return write_dataset(base_channels=4, patch_size=[32, 32, 32])
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    """MONAI Label's server with the module's app in it, in this process."""
+    from fastapi.testclient import TestClient
+    from lib.server import install
+    from monailabel.app import app as server
+    from monailabel.config import settings
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(settings, "MONAI_LABEL_APP_DIR", app.app_dir)
+    patch.setattr(settings, "MONAI_LABEL_STUDIES", app.studies)
+    install(server, app)
+    yield TestClient(server, raise_server_exceptions=False)
+    patch.undo()

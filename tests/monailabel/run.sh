@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what requirements-monailabel.txt pins into an environment of its own and runs the tests of the MONAI Label
-# app there. Run it before every change to monailabel_app/, scripts/label/ or the configs. Arguments go to pytest.
+# app there. Run it before every change to monailabel_app/, scripts/monai_label/ or the configs. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,4 +14,4 @@ fi
 if ! "$environment/bin/python" -c "import torchvision" 2> /dev/null; then
   export PYTHONPATH="$PWD/tests/monailabel/stand_in${PYTHONPATH:+:$PYTHONPATH}"
 fi
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$environment/bin/python" -m pytest tests/monailabel tests/label "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$environment/bin/python" -m pytest tests/monailabel tests/monai_label "$@"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi import HTTPException
+from monai.bundle import ConfigParser
 from monailabel.interfaces.utils.app import app_instance
 
 QUICK = {"max_epochs": 1, "epoch_length": 2, "device": "cpu"}
@@ -92,7 +93,7 @@ def test_a_bad_option_is_refused_with_the_remedy(bundle, tmp_path, name):
         start(bundle, tmp_path / "studies", **conf)
 
 
-@pytest.mark.parametrize("labels, expected", [(1, (1, 0)), (2, (2, 0)), (3, (2, 1)), (10, (8, 2))])
+@pytest.mark.parametrize(("labels", "expected"), [(1, (1, 0)), (2, (2, 0)), (3, (2, 1)), (10, (8, 2))])
 def test_validation_scans_come_out_of_the_labelled_ones(lib, bundle, tmp_path, labels, expected):
     task = start(bundle, tmp_path)._trainers["dualseg"]
     cases = [{"image": f"{tmp_path}/{n}.nii.gz", "label": f"{n}"} for n in range(labels)]
@@ -107,6 +108,41 @@ def test_a_training_takes_as_many_unlabelled_scans_as_asked_for(trained):
     assert trained.info()["train_stats"]["hippo"]["unlabeled"] == 4
     assert trained.train({"model": "hippo", "max_unlabeled": 3, **QUICK})["unlabeled"] == 3
     assert trained.train({"model": "hippo", "method": "supervised", **QUICK})["unlabeled"] == 0
+
+
+def test_an_unlabelled_scan_that_cannot_be_read_is_left_out_and_named(trained):
+    datastore = trained.datastore()
+    path = Path(datastore.get_image_uri(datastore.get_unlabeled_images()[0]))
+    path.write_bytes(path.read_bytes()[:2000])
+    told = trained.train({"model": "hippo", **QUICK})
+    assert told["unlabeled"] == 3 and told["model"] == "hippo_2" and "total_time" in told
+    [problem] = told["left_out"]
+    assert problem.startswith(f"{path}: ") and "Copy or download it again" in problem
+
+
+def test_scribbles_are_trained_on_and_never_validated_on(trained, hippocampus, tmp_path):
+    datastore = trained.datastore()
+    names = datastore.get_unlabeled_images()[:2]
+    for name in names:
+        label = nibabel.load(hippocampus[name][1])
+        voxels = np.full(label.shape, 255, np.uint8)
+        voxels[:, :, ::6] = np.asarray(label.dataobj)[:, :, ::6]
+        nibabel.save(nibabel.Nifti1Image(voxels, label.affine), tmp_path / "strokes.nii.gz")
+        datastore.save_label(name, str(tmp_path / "strokes.nii.gz"), "final", {"scribbles": True})
+    told = trained.train({"model": "hippo", "val_split": 0.75, **QUICK})
+    assert (told["labeled"], told["validation"]) == (4, 0), "the others were learned from before"
+    run = trained.settings.models_dir / told["model"]
+    config = ConfigParser()
+    config.read_config(str(run / "config.json"))
+    assert config.get_parsed_content("data")["ignore"] == 255
+    voxels = torch.cat([item["label"].flatten() for item in config.get_parsed_content("train#dataset")])
+    assert set(voxels.unique().tolist()) == {-1, 0, 1, 2}
+    losses = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    assert losses and "4 labelled scans" in told["verdict"]
+    task = trained._trainers["hippo"]
+    cases = [{"image": datastore.get_image_uri(n), "label": datastore.get_label_uri(n, "final")} for n in names]
+    whole = {"image": "unseen.nii.gz", "label": "unseen_label.nii.gz"}
+    assert task._partition_datalist([*cases, whole], {"val_split": 0.75})[1] == [whole]
 
 
 def test_a_scan_below_the_window_is_noted_for_the_client(trained):
@@ -130,7 +166,7 @@ def test_a_bad_scan_is_named_and_keeps_no_other_from_its_score(trained):
         trained.infer({"model": "hippo", "image": name, "device": "cpu"})
     assert caught.value.status_code == 422
     assert str(path) in caught.value.detail and "Copy or download it again" in caught.value.detail
-    assert trained.scoring({"method": "disagreement", "device": "cpu"})["executed"] == 4
+    assert trained.scoring({"method": "disagreement", "device": "cpu"})["executed"] == 6
     assert trained.async_scoring(None) == {}, "the bad scan is scored again and again"
     order = []
     for _ in range(4):
@@ -157,11 +193,45 @@ def test_a_bad_label_is_named_and_the_model_stays(trained):
     assert trained.model_file("hippo") == before
 
 
+NONSENSE = [
+    {"recipe": "gpu"},
+    {"method": "magic"},
+    {"val_split": 1},
+    {"max_epochs": -3},
+    {"max_epochs": "many"},
+    {"epoch_length": 2.5},
+    {"seed": True},
+    {"pretrained": "nope"},
+    {"device": "cpu'); x=("},
+    {"gpus": "0;1"},
+    {"keep_models": -1},
+    {"tracking": "wandb"},
+    {"tracking_uri": "sqlite:////tmp/any.db"},
+    {"max_epoch": 3},
+]
+
+
 def test_an_option_that_makes_no_sense_is_refused(trained):
-    for option in ({"recipe": "gpu"}, {"method": "magic"}, {"val_split": 1}):
+    folders = sorted(trained.settings.models_dir.iterdir())
+    for option in NONSENSE:
         with pytest.raises(HTTPException) as caught:
             trained.train({"model": "hippo", **QUICK, **option})
         assert caught.value.status_code == 400 and next(iter(option)) in caught.value.detail
+    assert sorted(trained.settings.models_dir.iterdir()) == folders
+
+
+def test_a_text_that_a_config_evaluates_is_refused_in_every_option(trained, tmp_path):
+    code = f"$open({str(tmp_path / 'marker')!r}, 'w')"
+    for name in (*trained.info()["trainers"]["hippo"]["config"], "run_id", "model_filename", "unheard of"):
+        with pytest.raises(HTTPException, match="is code in a config, and refused") as caught:
+            trained.train({"model": "hippo", **QUICK, name: code})
+        assert caught.value.status_code == 400
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_structure_whose_name_is_code_is_refused(bundle, tmp_path):
+    with pytest.raises(ValueError, match="would be code in a config"):
+        start(bundle, tmp_path / "studies", labels="$print(1),liver")
 
 
 def test_a_model_is_never_used_for_other_structures(trained, tmp_path):
@@ -170,9 +240,9 @@ def test_a_model_is_never_used_for_other_structures(trained, tmp_path):
 
 
 def test_scores_are_those_of_the_model_in_use(trained):
-    names = trained.datastore().get_unlabeled_images()
+    names = trained.datastore().list_images()
     first = trained.scoring({"method": "disagreement", "device": "cpu"})
-    assert (first["total"], first["executed"]) == (4, 4)
+    assert (first["total"], first["executed"]) == (6, 6)
     assert trained.scoring({"method": "entropy", "device": "cpu"})["executed"] == 0
     assert trained.async_scoring(None) == {}, "a scoring is started though nothing changed"
     trained.train({"model": "hippo", **QUICK})
@@ -184,7 +254,7 @@ def test_the_highest_score_is_next_and_a_scan_handed_out_comes_last(lib, trained
     datastore = trained.datastore()
     names = datastore.get_unlabeled_images()
     method = trained._scoring_methods["disagreement"]
-    model = lib.models.newest_model(trained.settings)
+    model = lib.models.model_in_use(trained.settings)
     scores = dict(zip(names, (0.1, 0.9, 0.5), strict=False))  # the last scan has none
     method.scores.write(model, {name: {"disagreement": s, "entropy": 1 - s} for name, s in scores.items()})
     order = []
@@ -197,6 +267,34 @@ def test_the_highest_score_is_next_and_a_scan_handed_out_comes_last(lib, trained
     handed_out_before_the_training = {"strategy": {"disagreement": {"ts": int(model.trained) - 10}}}
     datastore.update_image_info(names[1], handed_out_before_the_training)
     assert trained.next_sample({"strategy": "disagreement"})["id"] == names[1]
+
+
+def test_diversity_gives_the_scan_least_like_those_labelled_or_handed_out(lib, trained):
+    datastore = trained.datastore()
+    names, labelled = sorted(datastore.get_unlabeled_images()), datastore.get_labeled_images()
+    assert trained.next_sample({"strategy": "diversity"})["id"] == names[0], "without scores, in the order of names"
+    model = lib.models.model_in_use(trained.settings)
+    places = dict(zip([*labelled, *names], (0, 1, 4, 9, 8.9, None), strict=True))
+    scores = {name: {"features": [place, 7.0]} for name, place in places.items() if place is not None}
+    trained._scoring_methods["disagreement"].scores.write(model, scores)
+    order, distances = [], []
+    for _ in names:
+        answer = trained.next_sample({"strategy": "diversity"})
+        order.append(answer["id"])
+        distances.append(answer["score"])
+        datastore.update_image_info(answer["id"], {"strategy": {"diversity": {"ts": int(time.time()) + len(order)}}})
+    assert order == [names[1], names[0], names[2], names[3]], "9 is far from all, then 4, and 8.9 is like 9"
+    deviation = np.std([0, 1, 4, 9, 8.9])
+    assert distances[:3] == pytest.approx([8 / deviation, 3 / deviation, 0.1 / deviation], rel=1e-3)
+    assert distances[3] is None and trained.next_sample({"strategy": "diversity"})["id"] == order[0]
+
+
+def test_what_the_networks_see_is_noted_for_every_scan_by_the_model_in_use(lib, trained):
+    trained.scoring({"method": "entropy", "device": "cpu"})
+    scores = trained._scoring_methods["entropy"].scores.read(lib.models.model_in_use(trained.settings))
+    features = np.array([scores[name]["features"] for name in trained.datastore().list_images()])
+    assert len(features) == 6 and len(np.unique(features, axis=0)) == 6
+    assert trained.next_sample({"strategy": "diversity"})["score"] > 0
 
 
 def reference_score(a, b):
@@ -213,7 +311,7 @@ def reference_score(a, b):
     return {"disagreement": 1 - np.mean(dice), "entropy": entropy[(found[0] > 0) | (found[1] > 0)].mean()}
 
 
-@pytest.mark.parametrize("classes, absent", [(2, None), (3, None), (5, 3)])
+@pytest.mark.parametrize(("classes", "absent"), [(2, None), (3, None), (5, 3)])
 def test_scores_agree_with_a_reference(lib, classes, absent):
     generator = np.random.default_rng(classes)
     a, b = generator.normal(size=(2, classes, 6, 5, 4)) * 2
@@ -240,4 +338,4 @@ def test_a_run_can_be_repeated_from_its_datalist(trained):
     datalist = json.loads((trained.settings.models_dir / "datalists" / config["datalist_name"]).read_text())
     counts = {section: len(datalist[section]) for section in ("training", "unlabeled", "validation")}
     assert counts == {"training": 2, "unlabeled": 4, "validation": 0}
-    assert config["stock_app"] is False and config["dataset_dir"].endswith("datalists")
+    assert config["dataset_name"] == "studies" and config["dataset_dir"].endswith("datalists")

@@ -66,7 +66,12 @@ def trained(tmp_path_factory, bundle_root):
         "batch_size": 1,
         "unlabeled_batch_size": 1,
     }
-    configs = ["configs/train.json", "configs/multi_gpu_train.json", str(folder / "dump.json")]
+    configs = [
+        "configs/train.json",
+        "configs/methods/paper.json",
+        "configs/multi_gpu_train.json",
+        str(folder / "dump.json"),
+    ]
     output = torchrun(bundle_root, "training", configs, **options)
     (run,) = (folder / "runs").iterdir()
     return SimpleNamespace(folder=folder, run=run, output=output, options=options)
@@ -103,7 +108,12 @@ def test_files_and_lines_are_written_once(trained):
 
 @pytest.mark.slow
 def test_evaluating_with_two_processes_gives_the_same_scores_again(trained, bundle_root):
-    configs = ["configs/train.json", "configs/evaluate.json", "configs/multi_gpu_evaluate.json"]
+    configs = [
+        "configs/train.json",
+        "configs/methods/paper.json",
+        "configs/evaluate.json",
+        "configs/multi_gpu_evaluate.json",
+    ]
     torchrun(bundle_root, "evaluating", configs, **trained.options)
     again = scores(trained.run / "evaluation" / "metrics.csv")
     assert again == pytest.approx(scores(trained.run / "metrics.csv"), abs=1e-6)

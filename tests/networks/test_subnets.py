@@ -179,3 +179,32 @@ def test_a_size_it_cannot_take_is_an_error_naming_multiple_and_size(subnet, stem
 def test_an_argument_out_of_range_is_an_error_naming_it(subnet, argument, value) -> None:
     with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
         subnet(**{argument: value})
+
+
+@pytest.mark.parametrize("subnet", [VNet, ResNetVNet])
+def test_thick_slices_are_halved_as_often_as_the_strides_say(subnet) -> None:
+    options = {"base_channels": 4, "norm": "group", "stem_stride": [2, 2, 1], "strides": [[2, 2, 1], [2, 2, 1], 2, 2]}
+    network = subnet(**options).eval()
+    assert network.size_multiple == (32, 32, 4)
+    logits, features = network.forward_features(torch.randn(1, 1, 32, 64, 8))
+    assert logits.shape == (1, 2, 32, 64, 8) and features.shape == (1, 4, 16, 32, 8)
+    with pytest.raises(ValueError, match=r"multiple of \[32, 32, 4\] voxels, axis by axis.*\[32, 60, 8\]: 60 is not"):
+        network(torch.zeros(1, 1, 32, 60, 8))
+    scripted = torch.jit.script(network)
+    image = torch.randn(1, 1, 32, 32, 4)
+    torch.testing.assert_close(scripted(image), network(image))
+
+
+@pytest.mark.parametrize("subnet", [VNet, ResNetVNet])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strides": [2, 2, 2]}, "one number or 4 entries"),
+        ({"strides": [2, 2, 2, [2, 2]]}, "an entry of strides must be 1 or 2, or 3 such numbers"),
+        ({"strides": [3, 2, 2, 2]}, "an entry of strides must be 1 or 2"),
+        ({"stem_stride": 4}, "stem_stride must be 1 or 2"),
+    ],
+)
+def test_impossible_strides_are_refused(subnet, options, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        subnet(**options)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of docs/performance.md, from what benchmarks/step.py and benchmarks/inference.py have written.
+
+python benchmarks/performance.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def read(name: str) -> dict[str, Any]:
+    """What a benchmark found last."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(header: tuple[str, ...], rows: list[tuple[object, ...]], under: str) -> str:
+    """A Markdown table, and a line under it."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines) + f"\n{under}\n"
+
+
+def by(size: list[int]) -> str:
+    """Voxels along each axis."""
+    return " x ".join(map(str, size))
+
+
+def page() -> str:
+    """The text of the page with its tables."""
+    step, inference = read("step"), read("window_inference")
+    paper, memory, cpu = step["paper"], step["memory"], step["cpu"]
+    under = f"{step['machine']}; crops of {{}}, 2 labelled and 2 unlabelled."
+    tables = {
+        "step": table(
+            ("step of recipe paper", "time, published scheme 1"),
+            list(paper["time"].items()),
+            f"{under.format(by(paper['size']))} {paper['rounds']} rounds.",
+        ),
+        "memory": table(
+            ("step of recipe paper", "GiB at the peak, above weights and momentum"),
+            list(memory["gib"].items()),
+            under.format(by(memory["size"])),
+        ),
+        "cpu": (
+            f"Recipe `cpu` (crops of {by(cpu['size'])}, 8 base channels, the default method): the whole step,\n"
+            f"without its loader, takes {cpu['time']} times as long as the forward and backward pass of its networks\n"
+            f"on the same images ({cpu['rounds']} rounds).\n"
+        ),
+        "inference": table(
+            ("configs/inference.json", "time, as shipped 1"),
+            list(inference["time"].items()),
+            f"{inference['machine']}; a scan of {by(inference['size'])} voxels, shipped weights; {inference['rounds']} "
+            f"rounds. As shipped: {inference['scans_a_minute']} scans a minute of the core's time.",
+        ),
+    }
+    text = PAGE.read_text()
+    for name, content in tables.items():
+        text = with_table(text, name, content, PAGE)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step costs beside the published scheme's, and what the keys of the configs do to its time and memory.
+
+    python benchmarks/step.py                               # recipe paper's crops, 112 x 112 x 80: minutes a round
+    python benchmarks/step.py --size 48 32 32 --rounds 2    # what docs/performance.md was made with
+
+The published scheme is written here from its description: a V-Net and a ResNet-34 V-Net, an optimizer for each, and for
+each a backward pass of its own losses (supervised, and cross pseudo supervision); the networks are this bundle's, in
+float32. Every round measures all variants, one after the other; a ratio is the median over rounds of the ratio within
+one. With one CPU thread, time is that of the thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from losses import peak, seconds
+from monai.bundle import ConfigParser
+from monai.losses import DiceCELoss
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "step.json"
+sys.path.insert(0, str(ROOT))
+
+from scripts.engines.acceleration import choose_autocast  # noqa: E402
+from scripts.hardware import device_name  # noqa: E402
+from scripts.networks import DualNetwork, ResNetVNet, VNet  # noqa: E402
+
+VARIANTS = {
+    "float32": {"precision": "float32", "memory_format": "contiguous"},
+    "float32, channels last": {"precision": "float32", "memory_format": "channels_last"},
+    "bfloat16": {"precision": "bfloat16", "memory_format": "contiguous"},
+    "bfloat16, channels last": {"precision": "bfloat16", "memory_format": "channels_last"},
+}
+PAPER = ("configs/train.json", "configs/methods/paper.json", "configs/recipes/paper.json")
+CPU = {"base_channels": 8, "stem_stride": 2}
+CPU_SIZE = (64, 64, 32)
+PARTS = ("paper", "memory", "cpu")
+
+Step = Callable[[], None]
+
+
+def make_batches(size: tuple[int, ...], device: torch.device) -> tuple[dict, dict]:
+    """Two labelled and two unlabelled crops."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 1, *size, generator=generator).to(device)
+    labels = torch.randint(0, 2, (2, 1, *size), generator=generator).to(device)
+    return {"image": images[:2], "label": labels}, {"image": images[2:], "weak": images[2:]}
+
+
+def published_step(batches: tuple[dict, dict], device: torch.device) -> Step:
+    """Two networks, two optimizers, two backward passes."""
+    networks = [subnet(base_channels=16).to(device).train() for subnet in (ResNetVNet, VNet)]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4) for one in networks]
+    supervised = DiceCELoss(to_onehot_y=True, softmax=True)
+    labeled, unlabeled = batches
+    images = torch.cat([labeled["image"], unlabeled["image"]])
+
+    def step() -> None:
+        logits = [network(images) for network in networks]
+        taught = [one[2:].detach().argmax(1, keepdim=True) for one in reversed(logits)]
+        for own, pseudo, optimizer in zip(logits, taught, optimizers, strict=True):
+            optimizer.zero_grad()
+            (supervised(own[:2], labeled["label"]) + supervised(own[2:], pseudo)).backward()
+            optimizer.step()
+
+    return step
+
+
+def our_step(
+    files: tuple[str, ...], size: tuple[int, ...], batches: tuple[dict, dict], device: torch.device, **changes: object
+) -> tuple[Step, Step]:
+    """The step of a config past its warm-up, and the forward and backward pass of its networks alone."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in files])
+    fixed = {"bundle_root": str(ROOT), "device": device, "warm_up": 0, "num_classes": 2, "flip_axes": []}
+    parser.update({**fixed, "patch_size": list(size), "overlap": 0.5, **changes})
+    network, optimizer = parser.get_parsed_content("network").train(), parser.get_parsed_content("optimizer")
+    method, dtype = parser.get_parsed_content("method").to(device), parser.get_parsed_content("autocast")
+    average = parser.get_parsed_content("average")
+    seen: list[torch.Tensor] = []
+
+    def noted(images: torch.Tensor) -> object:
+        seen[:] = [images]
+        return network(images)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            total = torch.stack([loss.float() for loss in method(noted, *batches, 1.0).values()]).sum()
+        total.backward()
+        if parser.get_parsed_content("max_grad_norm"):
+            torch.nn.utils.clip_grad_norm_(network.parameters(), parser.get_parsed_content("max_grad_norm"))
+        optimizer.step()
+        if average is not None:
+            average.update_parameters(network)
+
+    def alone() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            output = network(seen[0])
+        sum(subnet.logits.float().mean() for subnet in output).backward()
+
+    return step, alone
+
+
+def ratios(steps: dict[str, Step], reference: str, rounds: int, device: torch.device) -> dict[str, float]:
+    """Median over rounds of each step's time as a fraction of the reference's in the same round."""
+    for step in steps.values():
+        step()  # warm up
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        times = {name: seconds(step, device) for name, step in steps.items()}
+        for name, time in times.items():
+            found[name].append(time / times[reference])
+        print({name: f"{time:.2f} s" for name, time in times.items()}, flush=True)
+    return {name: round(statistics.median(values), 3) for name, values in found.items()}
+
+
+def is_possible(changes: dict, size: tuple[int, ...], device: torch.device) -> bool:
+    """Whether auto would take bfloat16 here: where the processor has it."""
+    with torch.device("meta"):
+        pair = DualNetwork(ResNetVNet(), VNet())
+    return changes["precision"] != "bfloat16" or choose_autocast("auto", device, pair, size) is torch.bfloat16
+
+
+def peaks(variants: dict[str, dict], size: tuple[int, ...], device: torch.device) -> dict[str, float]:
+    """GiB at the peak of a step above what was there before, with and without checkpointing."""
+    found = {}
+    for name in ("float32", list(variants)[-1]):
+        for checkpointing in (False, True):
+            step, _ = our_step(
+                PAPER, size, make_batches(size, device), device, **variants[name], checkpointing=checkpointing
+            )
+            step()
+            found[name + (", checkpointing" if checkpointing else "")] = round(peak(step, device), 3)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", type=int, nargs=3, default=(112, 112, 80))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; the rest is kept")
+    arguments = parser.parse_args()
+    device, size, rounds = torch.device(arguments.device), tuple(arguments.size), arguments.rounds
+    machine = f"{device_name()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    variants = {name: changes for name, changes in VARIANTS.items() if is_possible(changes, size, device)}
+    for part in arguments.parts:
+        if part == "paper":
+            batches = make_batches(size, device)
+            steps = {"published scheme": published_step(batches, device)}
+            steps |= {name: our_step(PAPER, size, batches, device, **changes)[0] for name, changes in variants.items()}
+            found = {"size": size, "rounds": rounds, "time": ratios(steps, "published scheme", rounds, device)}
+        elif part == "memory":
+            found = {"size": size, "gib": peaks(variants, size, device)}
+        else:
+            batches = make_batches(CPU_SIZE, device)
+            whole, alone = our_step(("configs/train.json",), CPU_SIZE, batches, device, **CPU)
+            found = {
+                "size": CPU_SIZE,
+                "rounds": 3 * rounds,
+                "time": ratios({"whole": whole, "networks": alone}, "networks", 3 * rounds, device)["whole"],
+            }
+        print(part, found, flush=True)
+        kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps({**kept, "machine": machine, part: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

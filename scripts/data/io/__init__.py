@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans in files: reading and writing them."""

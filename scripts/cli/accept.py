@@ -5,7 +5,6 @@
 
 import filecmp
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,10 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from ..data.datalist.check import inspect_data
-from ..data.datalist.read import SECTIONS, image_files, load_datalist
+from ..data.datalist.read import SECTIONS, image_files, load_datalist, read_content
+from ..data.datalist.write import save_content
 from ..data.io.formats.names import SCAN_SUFFIXES, label_of, names_a_label, prediction_name, scan_stem
 from ..errors import DataError
-from ..files import replace_file, save_text
+from ..files import replace_file
 from .words import text, words
 
 __all__ = ["accept"]
@@ -71,7 +71,7 @@ def accept(
             with replace_file(copy) as temporary:
                 shutil.copyfile(files[case], temporary)
     content = _with_labels(path, places, copies)
-    save_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", target)
+    save_content(content, target)
     labelled, left = (len(content[section]) for section in ("training", "unlabeled"))
     console = Console()
     console.print(f"written: {target} ({labelled} labelled, {left} unlabeled)", **PLAIN)
@@ -83,7 +83,9 @@ PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}
 
 def _free_name(path: Path) -> Path:
     return next(
-        free for number in itertools.count(2) if not (free := path.with_name(f"{path.stem}_{number}.json")).exists()
+        free
+        for number in itertools.count(2)
+        if not (free := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists()
     )
 
 
@@ -123,7 +125,7 @@ def _suffix(file: Path) -> str:
 
 def _with_labels(path: Path, places: Mapping[str, int], copies: Mapping[str, Path]) -> dict[str, Any]:
     """The datalist's own text with some of its unlabelled cases among the labelled ones."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_content(path)
     case_at = {place: case for case, place in places.items()}
     for place, entry in enumerate(content["unlabeled"]):
         if place in case_at:

@@ -54,7 +54,8 @@ def split(
         source: folder with images/ and labels/ in it (or imagesTr/ and labelsTr/), folder of images, folder of a folder
             for each case, BIDS data set, dataset.json of nnU-Net or the Decathlon, table with the columns image and
             label, or train.list of the benchmark.
-        output: the datalist to write; default: datalist.json in the source's folder.
+        output: the datalist to write, as JSON lines if it is named NAME.jsonl; default: datalist.json in the source's
+            folder.
         labels: folder of the labels, where it is not beside the images.
         names: of the classes, from 0 on, by commas: background,heart. Default: from dataset.json, or "class N".
         labeled: number or fraction of cases to keep the label of for training; default: all that have one.

@@ -101,3 +101,16 @@ def test_a_label_that_differs_from_an_accepted_one_is_not_lost(folder, capsys):
     before = snapshot(folder)
     assert accept(folder) == 1
     assert "is there already and differs" in capsys.readouterr().err and snapshot(folder) == before
+
+
+def test_a_datalist_of_json_lines_stays_one(folder):
+    listing = folder / "scans" / "list.json"
+    content = json.loads(listing.read_text())
+    lines = [{"labels": content["labels"]}]
+    lines += [{"section": section, **case} for section in ("training", "unlabeled") for case in content[section]]
+    listing.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(SystemExit) as ended:
+        main(["accept", str(folder / "done"), str(listing.with_suffix(".jsonl"))])
+    assert ended.value.code == 0
+    cases = load_datalist(folder / "scans" / "list_2.jsonl")
+    assert len(cases["training"]) == 3 and len(cases["unlabeled"]) == 1

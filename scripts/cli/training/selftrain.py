@@ -3,7 +3,6 @@
 
 # No postponed annotations here: Fire shows them as they are.
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...bundle_files import CONFIGS, config_file, program_config
 from ...certainty import SETTINGS
+from ...data.datalist.read import read_content
 from ...errors import DataError
 from ...runs.run import Run
 from .bundle_command import parse_settings, run_bundle
@@ -65,7 +65,7 @@ def _label(first: Run, teacher: Run, settings: Mapping[str, float]) -> int:
     """Make the pseudo-labels of a round where they are missing; of other settings they are an error."""
     target = teacher.pseudo_labels / str(first.config()["datalist_name"])
     if target.exists():
-        if json.loads(target.read_text(encoding="utf-8")).get(SETTINGS) != settings:
+        if read_content(target).get(SETTINGS) != settings:
             raise DataError(
                 f"{target}: is of other --keep or --entropy. Give those again, or move {teacher.pseudo_labels} and the "
                 "runs that learnt from it away."

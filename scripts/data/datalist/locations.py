@@ -51,7 +51,7 @@ def find_datalist(dataset_dir: str | None, name: str) -> str:
     if not path.parent.is_dir():
         raise DataError(f"{dataset_dir}: no such folder. Correct --dataset_dir, the folder that holds {name}.")
     if not path.is_file():
-        others = ", ".join(sorted(other.name for other in path.parent.glob("*.json"))) or "no JSON file"
+        others = ", ".join(sorted(other.name for other in path.parent.glob("*.json*"))) or "no JSON file"
         raise DataError(f"{path}: no such datalist; the folder has {others}. Correct --dataset_dir or --datalist_name.")
     return str(path)
 

@@ -22,6 +22,9 @@ from ..io.regions import REGIONS, parse_regions
 SECTIONS = ("training", "unlabeled", "validation", "test")
 """Sections of a datalist; all but ``unlabeled`` need a label for each case."""
 
+SECTION = "section"
+"""Key of a case in JSON lines."""
+
 DIMENSIONS = "spatial_dims"
 """Key of a datalist: 2 for images of one slice and networks of two dimensions, else 3."""
 
@@ -39,6 +42,9 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     ``regions`` may name unions of classes, ``{name: [number]}``, which are then scored in the place of the classes.
     ``spatial_dims`` is 2 for images of one slice (default where the first one is PNG, TIFF, JPEG or BMP), else 3.
     Other keys (``name``, ...) are for the reader. What the volumes hold is the task of :func:`check_data`.
+
+    A file ``NAME.jsonl`` is JSON lines: everything but the cases in the first one, then a case in each, with its
+    ``section``.
 
     Args:
         path: the JSON file.
@@ -62,7 +68,7 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     Source: ours.
     """
     path = Path(path)
-    content = _read_json(path)
+    content = read_content(path)
     ignore = take_ignored(path, content)
     labels = _parse_labels(path, content)
     _refuse_unknown_sections(path, content)
@@ -116,7 +122,12 @@ def unlisted_files(datalist: dict[str, Any]) -> list[str]:
     return [file for file in beside if os.path.isfile(file) and os.path.realpath(file) not in listed]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """What a datalist's file says, with its paths as they stand there; of JSON lines as it would stand in JSON.
+
+    Raises:
+        DataError: when it cannot be read, or is no JSON object.
+    """
     if path.is_dir():
         raise DataError(f"{path}: a folder, not a datalist. Name the JSON file in it, e.g. {path / 'datalist.json'}.")
     if not path.exists():
@@ -124,7 +135,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         cause = "no such file" if nearest == path.absolute().parent else f"no such folder (there is only {nearest})"
         raise DataError(f"{path}: {cause}. Correct dataset_dir, or make a datalist with `dualseg split`.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = _from_lines(path, text) if is_lines(path) else json.loads(text)
     except RecursionError as error:
         raise DataError(f"{path}: nested too deeply for a datalist. Write it anew with `dualseg split`.") from error
     except json.JSONDecodeError as error:
@@ -142,6 +154,36 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: a name in it has half a character (a lone surrogate). Rename that file or class.")
     if not isinstance(content, dict):
         raise DataError(f'{path}: a JSON {type(content).__name__} where an object with "labels", "training" is needed.')
+    return content
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a datalist of this name is JSON lines."""
+    return path.suffix.lower() == ".jsonl"
+
+
+def _from_lines(path: Path, text: str) -> Any:
+    content: Any = None
+    start = 0
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a name may hold other ends of lines
+        try:
+            entry = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, text, start + error.pos) from error
+        start += len(line) + 1
+        if entry is None:
+            continue
+        if content is None:
+            content = entry
+            if not isinstance(content, dict):
+                break
+        elif isinstance(entry, dict) and entry.get(SECTION) in SECTIONS:
+            content.setdefault(entry.pop(SECTION), []).append(entry)
+        else:
+            raise DataError(
+                f'{path}: line {number} is no case of a section. Write {{"section": "unlabeled", "image": path}}; the '
+                f"sections are {', '.join(SECTIONS)}."
+            )
     return content
 
 

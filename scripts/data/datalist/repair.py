@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..io.label_values import VALUES, from_one_hot, to_classes
 from ..io.volumes import Volume, open_volume
 from .check import CaseReport, DataReport
 from .label_files import voxels_of
-from .read import SECTIONS, image_files
+from .read import SECTIONS, image_files, read_content
 from .write import write_datalist
 
 __all__ = ["Repair", "find_repairs", "write_repaired"]
@@ -150,7 +149,7 @@ def write_repaired(datalist_path: str | os.PathLike, repairs: Sequence[Repair], 
     Source: ours.
     """
     datalist_path, output = Path(datalist_path), Path(output)
-    content = json.loads(datalist_path.read_text(encoding="utf-8-sig"))
+    content = read_content(datalist_path)
     root = datalist_path.resolve().parent
     targets = dict(_targets(repairs, root, output))
     if taken := [target for target in (output / "datalist.json", *targets.values()) if target.exists()]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from ...errors import DataError
 from ...files import save_text
-from .read import SECTIONS, refuse_config_text
+from .read import SECTION, SECTIONS, is_lines, refuse_config_text
 
-__all__ = ["refuse_existing", "write_datalist"]
+__all__ = ["refuse_existing", "save_content", "write_datalist"]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -26,7 +26,7 @@ def write_datalist(datalist: dict[str, Any], path: str | os.PathLike, overwrite:
 
     Args:
         datalist: from :func:`split_cases`.
-        path: the JSON file.
+        path: the JSON file, or ``NAME.jsonl`` for JSON lines (:func:`load_datalist`).
         overwrite: whether a file of that name may be replaced.
 
     Returns:
@@ -51,5 +51,16 @@ def write_datalist(datalist: dict[str, Any], path: str | os.PathLike, overwrite:
         else value
         for key, value in datalist.items()
     }
-    save_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
+    save_content(content, path)
     return str(path)
+
+
+def save_content(content: dict[str, Any], path: Path) -> None:
+    """Write what a datalist's file says as JSON or, by its name, JSON lines; its paths as they are."""
+    save_text((_lines(content) if is_lines(path) else json.dumps(content, indent=1, ensure_ascii=False)) + "\n", path)
+
+
+def _lines(content: dict[str, Any]) -> str:
+    head = {key: value for key, value in content.items() if key not in SECTIONS}
+    cases = [{SECTION: section, **case} for section in SECTIONS for case in content.get(section, [])]
+    return "\n".join(json.dumps(line, ensure_ascii=False) for line in (head, *cases))

@@ -220,3 +220,40 @@ def test_json_that_breaks_programs_is_one_sentence(folder, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         load_datalist(path)
+
+
+LINES = """{"labels": {"0": "background", "1": "heart"}, "name": "mine"}
+{"section": "training", "image": "a.nii.gz", "label": "a_label.nii.gz"}
+
+{"section": "unlabeled", "image": "b\u2028.nii.gz"}
+{"section": "training", "image": "c.nii.gz", "label": "c_label.nii.gz"}
+"""
+
+
+def test_json_lines_are_the_same_datalist(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "b\u2028.nii.gz").touch()  # an end of a line to str.splitlines, not to JSON lines
+    sections = {"training": [entry("a"), entry("c")], "unlabeled": [{"image": "b\u2028.nii.gz"}]}
+    content = {"labels": LABELS, "name": "mine", **sections}
+    expected = load_datalist(write(folder, content))
+    assert load_datalist(write(folder, LINES, "lines.jsonl")) == expected
+    written = Path(write_datalist(content, folder / "written.jsonl"))
+    assert load_datalist(written) == expected
+    assert [json.loads(line).get("section") for line in written.read_text().split("\n")[:-1]] == [
+        *(None, "training", "training", "unlabeled")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"a.nii.gz", ', '"a.nii.gz" ', "at line 2, column "),
+        ('"section": "unlabeled"', '"section": "unlabelled"', "line 4 is no case"),
+        ('{"section": "unlabeled", "image": "b\u2028.nii.gz"}', "[]", "line 4 is no case"),
+        ('{"labels": {"0": "background", "1": "heart"}, "name": "mine"}', "[1]", "a JSON list"),
+        (LINES, "", "a JSON NoneType"),
+    ],
+)
+def test_lines_that_are_no_datalist_are_named(folder, old, new, message):
+    with pytest.raises(DataError, match=message):
+        load_datalist(write(folder, LINES.replace(old, new), "lines.jsonl"))

@@ -31,8 +31,13 @@ def atrial_case(folder: Path, shape=(12, 11, 8), seed=0) -> tuple[np.ndarray, np
     return image, label // 255
 
 
-def write_slice(path: Path, pixels: np.ndarray, instance: int, height: float, series: str = "1.2.3.4") -> None:
-    """One CT slice, ``pixels`` [rows, columns] in Hounsfield units, 0.7 mm by 0.8 mm, at ``height`` mm."""
+def write_slice(
+    path: Path, pixels: np.ndarray, instance: int, height: float, series: str = "1.2.3.4", frame: str = ""
+) -> None:
+    """One CT slice, ``pixels`` [rows, columns] in Hounsfield units, 0.7 mm by 0.8 mm, at ``height`` mm.
+
+    ``frame`` is the UID of its frame of reference; without one no DICOM SEG can refer to it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = itk.image_from_array(np.ascontiguousarray(pixels, np.int16))
     image.SetSpacing([0.7, 0.8])
@@ -44,6 +49,7 @@ def write_slice(path: Path, pixels: np.ndarray, instance: int, height: float, se
         "0020|0013": str(instance),
         "0020|0032": f"-20\\-30\\{height}",
         "0020|0037": "1\\0\\0\\0\\1\\0",
+        **({"0020|0052": frame} if frame else {}),
         "0028|1052": "-1024",
         "0028|1053": "1",
     }

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.datalist.check import check_data, inspect_data
+from ..data.io.formats.dicom import is_dicom
 from ..errors import DataError
+from .saving.dicom_seg import why_no_dicom_seg
 
 __all__ = ["SKIPPED", "UsableScans"]
 
@@ -25,6 +27,7 @@ class UsableScans:
         channels: that the network takes.
         skip: whether to leave out what cannot be used; if not, it is an error.
         spatial_dims: of the networks, 2 or 3.
+        form: of the results. For ``dicom``, a DICOM series that DICOM SEG cannot refer to cannot be used.
 
     Attributes:
         scans: those that can be used.
@@ -42,18 +45,20 @@ class UsableScans:
         channels: int,
         skip: bool = False,
         spatial_dims: int = 3,
+        form: str = "nifti",
     ) -> None:
         datalist = {"labels": labels, "unlabeled": data, "spatial_dims": spatial_dims}
-        self.problems: list[str] = []
-        self.scans = list(data)
-        if not skip:
-            self.reports = check_data(datalist, channels=channels).cases
-            return
-        cases = inspect_data(datalist, channels=channels).cases
+        cases = (inspect_data if skip else check_data)(datalist, channels=channels).cases
+        if form == "dicom":
+            names = {int(value): name for value, name in labels.items()}
+            for scan, case in zip(data, cases, strict=True):
+                series = scan["image"]
+                if not case.errors and isinstance(series, str) and is_dicom(series):
+                    case.errors += [reason] if (reason := why_no_dicom_seg(series, names)) else []
         self.problems = [problem for case in cases for problem in case.errors]
         self.scans = [scan for scan, case in zip(data, cases, strict=True) if not case.errors]
         self.reports = [case for case in cases if not case.errors]
-        if not self.scans:
+        if self.problems and not (skip and self.scans):
             raise DataError(self.problems)
 
     def exit_if_skipped(self) -> None:

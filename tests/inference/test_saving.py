@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmentations in other formats: read back by other programs, they lie where the scan lies."""
 
+import sys
+
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
 import torch
 from monai.data import MetaTensor
+from raw_scans import write_slice
 
 from scripts.data import open_volume
 from scripts.data.io.formats.dicom import dicom_volume
 from scripts.data.io.formats.headers import segments_of
 from scripts.errors import DataError
-from scripts.inference import SaveFormatd
+from scripts.inference import SaveFormatd, UsableScans
 from scripts.inference.saving import save_dicom_seg, save_seg_nrrd
 
 LABELS = {0: "background", 1: "left part", 2: "right"}
@@ -101,6 +104,26 @@ def test_a_scan_that_is_dicom_becomes_dicom_and_others_nifti(shared_data, tmp_pa
     assert (tmp_path / "b_seg.nii.gz").is_file()
     with pytest.raises(DataError, match="is there already"):
         save({"pred": MetaTensor(torch.from_numpy(voxels)[None], meta={"filename_or_obj": str(series)})})
+
+
+def test_a_missing_package_is_named_before_a_scan_is_segmented(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(DataError, match=r"takes highdicom: pip install"):
+        SaveFormatd("pred", str(tmp_path), "dicom", LABELS)
+
+
+def test_a_series_that_dicom_seg_cannot_refer_to_is_left_out_before_any_is_segmented(tmp_path):
+    pytest.importorskip("highdicom")
+    for name, frame in (("good", "1.2.3.5"), ("bad", "")):
+        for number, pixels in enumerate(np.random.default_rng(0).normal(0, 100, (6, 12, 10))):
+            write_slice(tmp_path / name / f"{number}.dcm", pixels, number, 1.5 * number, frame=frame)
+    data = [{"image": str(tmp_path / name)} for name in ("good", "bad")]
+    assert UsableScans(data, LABELS, 1).scans == data
+    usable = UsableScans(data, LABELS, 1, skip=True, form="dicom")
+    assert usable.scans == data[:1] and len(usable.reports) == 1
+    assert "bad: no DICOM SEG can refer to it (Source images have no Frame Of Reference" in usable.problems[0]
+    with pytest.raises(DataError, match="Use --format nifti"):
+        UsableScans(data, LABELS, 1, form="dicom")
 
 
 def test_nothing_found_is_a_valid_answer(shared_data, tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from monai.utils import optional_import
@@ -17,7 +20,7 @@ from ...data.io.formats.dicom import dicom_volume
 from ...errors import DataError
 from ...files import replace_file
 
-__all__ = ["save_dicom_seg"]
+__all__ = ["find_highdicom", "save_dicom_seg", "why_no_dicom_seg"]
 
 MAKER = "dualseg"
 MAY_BE_EMPTY = (
@@ -25,6 +28,19 @@ MAY_BE_EMPTY = (
     *("AccessionNumber", "ReferringPhysicianName"),
 )
 """What DICOM wants to be there, if only empty (type 2), and an anonymised series may lack."""
+
+
+def find_highdicom() -> ModuleType:
+    """The package that writes DICOM SEG, told not to log every attribute that it copies.
+
+    Raises:
+        DataError: when it is not installed.
+    """
+    highdicom, installed = optional_import("highdicom")
+    if not installed:
+        raise DataError('DICOM SEG takes highdicom: pip install "dualseg[dicom]", or --format nifti.')
+    logging.getLogger("highdicom").setLevel(logging.WARNING)
+    return highdicom
 
 
 def save_dicom_seg(voxels: np.ndarray, path: Path, series: str | os.PathLike, labels: Mapping[int, str]) -> None:
@@ -42,9 +58,22 @@ def save_dicom_seg(voxels: np.ndarray, path: Path, series: str | os.PathLike, la
     Raises:
         DataError: when highdicom is missing, or the series lacks what DICOM SEG has to refer to.
     """
-    highdicom, installed = optional_import("highdicom")
-    if not installed:
-        raise DataError('DICOM SEG takes highdicom: pip install "dualseg[dicom]", or --format nifti.')
+    made = _segmentation(voxels, series, labels)
+    with replace_file(path) as temporary:
+        made.save_as(temporary)
+
+
+def why_no_dicom_seg(series: str | os.PathLike, labels: Mapping[int, str]) -> str | None:
+    """What keeps a DICOM SEG from referring to this series, None if nothing does: tried with an empty one (ours)."""
+    try:
+        _segmentation(np.zeros(dicom_volume(series).shape, np.uint8), series, labels)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _segmentation(voxels: np.ndarray, series: str | os.PathLike, labels: Mapping[int, str]) -> Any:
+    highdicom = find_highdicom()
     import pydicom
     from pydicom.sr.codedict import codes
 
@@ -78,7 +107,7 @@ def save_dicom_seg(voxels: np.ndarray, path: Path, series: str | os.PathLike, la
         if value > 0
     ]
     try:
-        made = highdicom.seg.Segmentation(
+        return highdicom.seg.Segmentation(
             source_images=sources,
             pixel_array=planes,
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -96,5 +125,3 @@ def save_dicom_seg(voxels: np.ndarray, path: Path, series: str | os.PathLike, la
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{series}: no DICOM SEG can refer to it ({error}). Use --format nifti.") from error
-    with replace_file(path) as temporary:
-        made.save_as(temporary)

@@ -16,7 +16,7 @@ from ...data.io.formats.names import prediction_name
 from ...data.transforms.plane import volume_of_plane
 from ...data.transforms.save_segmentation import SaveSegmentationd
 from ...errors import DataError
-from .dicom_seg import save_dicom_seg
+from .dicom_seg import find_highdicom, save_dicom_seg
 from .nrrd import save_seg_nrrd
 
 __all__ = ["FORMATS", "SaveFormatd"]
@@ -40,7 +40,7 @@ class SaveFormatd(SaveImaged):
             their segments.
 
     Raises:
-        DataError: when the format is unknown, or a file is there already or cannot be written.
+        DataError: when the format is unknown or its package missing, or a file is there already or cannot be written.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class SaveFormatd(SaveImaged):
         super().__init__(keys, output_dir=output_dir, allow_missing_keys=allow_missing_keys, print_log=False)
         if form not in FORMATS:
             raise DataError(f"--format {form}: must be one of {', '.join(FORMATS)}.")
+        if form == "dicom":
+            find_highdicom()  # here, before the first scan has been segmented for nothing
         self.output_dir = Path(output_dir)
         self.form = form
         self.labels = {int(value): name for value, name in labels.items()}

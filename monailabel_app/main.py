@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import requests  # noqa: E402
 from fastapi import HTTPException  # noqa: E402
 from lib.batch import Proposals  # noqa: E402
 from lib.correction import CorrectionTask  # noqa: E402
+from lib.dicomweb import SeriesDatastore  # noqa: E402
 from lib.infer import SegmentationTask, check_scan  # noqa: E402
 from lib.labels import LabelChecks  # noqa: E402
 from lib.messages import show_refusals_briefly  # noqa: E402
@@ -30,7 +32,8 @@ from lib.server import install  # noqa: E402
 from lib.settings import Settings  # noqa: E402
 from lib.strategy import DIVERSITY, FarthestFromSeen, HighestScore  # noqa: E402
 from lib.train import SemiSupervisedTrainTask  # noqa: E402
-from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from monailabel.interfaces import app as monailabel_app  # noqa: E402
+from monailabel.interfaces.datastore import Datastore  # noqa: E402
 from monailabel.interfaces.exception import MONAILabelException  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
 from monailabel.interfaces.tasks.scoring import ScoringMethod  # noqa: E402
@@ -42,7 +45,7 @@ from monailabel.tasks.activelearning.random import Random  # noqa: E402
 logger = logging.getLogger(__name__)
 
 
-class DualSegApp(MONAILabelApp):
+class DualSegApp(monailabel_app.MONAILabelApp):
     """Segmentation, semi-supervised training and active learning for the scans of one MONAI Label datastore.
 
     Args:
@@ -63,6 +66,11 @@ class DualSegApp(MONAILabelApp):
             description="Annotate a few scans, train on all of them (arXiv 2509.13084)",
             labels=list(self.settings.structures),
         )
+
+    def _init_dicomweb_datastore(self) -> Datastore:
+        # MONAI Label reads address and password from its settings here, but names its own class
+        monailabel_app.DICOMWebDatastore = partial(SeriesDatastore, self.settings.structures)
+        return super()._init_dicomweb_datastore()
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = SegmentationTask(self.settings, self.conf)

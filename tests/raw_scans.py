@@ -132,3 +132,56 @@ def save_dicom(dataset: pydicom.Dataset, path: Path) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     dataset.is_little_endian, dataset.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
     dataset.save_as(path, write_like_original=False)
+
+
+def sequence(**tags) -> list[pydicom.Dataset]:
+    """A sequence of one item."""
+    item = pydicom.Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    return [item]
+
+
+def save_object(content: pydicom.Dataset, path: Path, sop_class: str) -> None:
+    """Write what is no image, in a series of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content.file_meta = pydicom.dataset.FileMetaDataset()
+    content.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    content.file_meta.MediaStorageSOPClassUID = content.SOPClassUID = sop_class
+    content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID = pydicom.uid.generate_uid()
+    content.SeriesInstanceUID = pydicom.uid.generate_uid()
+    save_dicom(content, path)
+
+
+def write_segmentation(
+    path: Path, masks: dict[str, np.ndarray], spacing: tuple[float, ...], on: str = "1.2.3", shift: float = 0.0, **tags
+) -> None:
+    """A binary SEG with a frame for each slice in which a structure is, rows from the last to the first."""
+    columns, rows, _ = next(iter(masks.values())).shape
+    content = pydicom.Dataset()
+    content.Modality, content.SegmentationType = "SEG", "BINARY"
+    content.ReferencedSeriesSequence = sequence(SeriesInstanceUID=on)
+    numbers = dict(enumerate(masks, start=1))
+    content.SegmentSequence = [sequence(SegmentNumber=n, SegmentLabel=name)[0] for n, name in numbers.items()]
+    content.SharedFunctionalGroupsSequence = sequence(
+        PixelMeasuresSequence=sequence(PixelSpacing=[spacing[1], spacing[0]], SliceThickness="2"),
+        PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, -1, 0]),
+    )
+    planes, frames = [], []
+    for number, name in numbers.items():
+        for height in np.flatnonzero(masks[name].any((0, 1))):
+            planes.append(masks[name][:, ::-1, height].T)
+            position = [shift, spacing[1] * (rows - 1), spacing[2] * float(height)]
+            frames += sequence(
+                PlanePositionSequence=sequence(ImagePositionPatient=position),
+                SegmentIdentificationSequence=sequence(ReferencedSegmentNumber=number),
+            )
+    content.PerFrameFunctionalGroupsSequence = frames
+    content.Rows, content.Columns, content.NumberOfFrames = rows, columns, len(planes)
+    content.SamplesPerPixel, content.PhotometricInterpretation, content.PixelRepresentation = 1, "MONOCHROME2", 0
+    content.BitsAllocated, content.BitsStored, content.HighBit = 1, 1, 0
+    packed = np.packbits(np.stack(planes).astype(np.uint8), bitorder="little").tobytes()
+    content.PixelData = packed + bytes(len(packed) % 2)
+    for tag, value in tags.items():
+        setattr(content, tag, value)
+    save_object(content, path, pydicom.uid.SegmentationStorage)

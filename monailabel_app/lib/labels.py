@@ -123,7 +123,11 @@ class LabelChecks:
     def problems(self, datastore: Datastore) -> list[str]:
         """What is wrong with the final labels of a datastore; also those that came there without being submitted."""
         problems, scribbles = [], scribble_files(datastore)
-        for case in datastore.datalist():
+        try:
+            cases = datastore.datalist()
+        except DataError as error:  # of a DICOM SEG that does not lie on its scan
+            return [str(error)]
+        for case in cases:
             if _identity(case["label"]) in self._sound:
                 continue
             listed = self._case(case["image"], case["label"], case["label"] in scribbles)

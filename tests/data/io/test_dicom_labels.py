@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from raw_scans import save_dicom, write_plane
+from raw_scans import save_object, sequence, write_plane, write_segmentation
 
 from scripts.cli import main
 from scripts.data import DataError, collect_cases, convert_scans, load_datalist
@@ -23,56 +23,14 @@ SPLEEN = np.zeros_like(LIVER)
 SPLEEN[7:9, 1:4, 3] = True
 
 
-def sequence(**tags) -> list[Dataset]:
-    item = Dataset()
-    for tag, value in tags.items():
-        setattr(item, tag, value)
-    return [item]
-
-
-def save(content: Dataset, path: Path, sop_class: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content.file_meta = pydicom.dataset.FileMetaDataset()
-    content.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    content.file_meta.MediaStorageSOPClassUID = content.SOPClassUID = sop_class
-    content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID = pydicom.uid.generate_uid()
-    content.SeriesInstanceUID = pydicom.uid.generate_uid()
-    save_dicom(content, path)
-
-
 def series(folder: Path) -> None:
     for number in range(SLICES):
         pixels = np.full((ROWS, COLUMNS), number)
         write_plane(folder / f"{number}.dcm", pixels, (0, 0, SPACING[2] * number))
 
 
-def segmentation(path: Path, masks: dict[str, np.ndarray], on: str = "1.2.3", shift: float = 0.0) -> None:
-    """A binary SEG with a frame for each slice in which a structure is, rows from the last to the first."""
-    content = Dataset()
-    content.Modality, content.SegmentationType = "SEG", "BINARY"
-    content.ReferencedSeriesSequence = sequence(SeriesInstanceUID=on)
-    numbers = dict(enumerate(masks, start=1))
-    content.SegmentSequence = [sequence(SegmentNumber=n, SegmentLabel=name)[0] for n, name in numbers.items()]
-    content.SharedFunctionalGroupsSequence = sequence(
-        PixelMeasuresSequence=sequence(PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness="2"),
-        PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, -1, 0]),
-    )
-    planes, frames = [], []
-    for number, name in numbers.items():
-        for height in np.flatnonzero(masks[name].any((0, 1))):
-            planes.append(masks[name][:, ::-1, height].T)
-            position = [shift, SPACING[1] * (ROWS - 1), SPACING[2] * float(height)]
-            frames += sequence(
-                PlanePositionSequence=sequence(ImagePositionPatient=position),
-                SegmentIdentificationSequence=sequence(ReferencedSegmentNumber=number),
-            )
-    content.PerFrameFunctionalGroupsSequence = frames
-    content.Rows, content.Columns, content.NumberOfFrames = ROWS, COLUMNS, len(planes)
-    content.SamplesPerPixel, content.PhotometricInterpretation, content.PixelRepresentation = 1, "MONOCHROME2", 0
-    content.BitsAllocated, content.BitsStored, content.HighBit = 1, 1, 0
-    packed = np.packbits(np.stack(planes).astype(np.uint8), bitorder="little").tobytes()
-    content.PixelData = packed + bytes(len(packed) % 2)
-    save(content, path, pydicom.uid.SegmentationStorage)
+def segmentation(path: Path, masks: dict[str, np.ndarray], **options) -> None:
+    write_segmentation(path, masks, SPACING, **options)
 
 
 def contours(path: Path, drawn: dict[str, list[np.ndarray]], on: str = "1.2.3") -> None:
@@ -89,7 +47,7 @@ def contours(path: Path, drawn: dict[str, list[np.ndarray]], on: str = "1.2.3") 
             data = (np.asarray(one) * SPACING).ravel().tolist()
             lines += sequence(ContourGeometricType="CLOSED_PLANAR", ContourData=data, NumberOfContourPoints=len(one))
         content.ROIContourSequence += sequence(ReferencedROINumber=number, ContourSequence=lines)
-    save(content, path, pydicom.uid.RTStructureSetStorage)
+    save_object(content, path, pydicom.uid.RTStructureSetStorage)
 
 
 def box(x0, x1, y0, y1, z) -> np.ndarray:

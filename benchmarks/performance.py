@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of docs/performance.md, from what benchmarks/step.py and benchmarks/inference.py have written.
+"""Tables of docs/performance.md, from what benchmarks/step.py, inference.py and scale.py have written.
 
 python benchmarks/performance.py
 """
@@ -37,7 +37,7 @@ def by(size: list[int]) -> str:
 
 def page() -> str:
     """The text of the page with its tables."""
-    step, inference = read("step"), read("window_inference")
+    step, inference, scale = read("step"), read("window_inference"), read("scale")
     paper, memory, cpu = step["paper"], step["memory"], step["cpu"]
     under = f"{step['machine']}; crops of {{}}, 2 labelled and 2 unlabelled."
     tables = {
@@ -61,6 +61,11 @@ def page() -> str:
             list(inference["time"].items()),
             f"{inference['machine']}; a scan of {by(inference['size'])} voxels, shipped weights; {inference['rounds']} "
             f"rounds. As shipped: {inference['scans_a_minute']} scans a minute of the core's time.",
+        ),
+        "scale": table(
+            ("a training, losses and loader included", "seconds a step", "crops a second, 1 process 1"),
+            [(name, scale["seconds_a_step"][name], ratio) for name, ratio in scale["crops_a_second"].items()],
+            f"{scale['machine']}; {scale['config']}; {scale['rounds']} rounds.",
         ),
     }
     text = PAGE.read_text()

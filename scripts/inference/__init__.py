@@ -8,6 +8,7 @@ from .runs_ensemble import RunsEnsemble, ensemble_of_runs
 from .saving import FORMATS, SaveFormatd, SaveRegionsd
 from .sliding_window import WindowInferer
 from .streaming import LargeScans
+from .tensorrt import run_in_tensorrt
 from .uncertainty import SaveUncertaintyd, disagreement_map, entropy_map, temper
 from .usable import SKIPPED, UsableScans
 from .weights import WeightsLoader, load_weights, read_weights
@@ -32,5 +33,6 @@ __all__ = [
     "farthest_first",
     "load_weights",
     "read_weights",
+    "run_in_tensorrt",
     "temper",
 ]

@@ -3,7 +3,7 @@
 
 from ..annotation import IGNORED
 from ..errors import DataError, report_data_errors_briefly
-from .augmentation.affine_crop import RandAffineCropd
+from .augmentation.affine_crop import RandAffineCropd, rotation_range
 from .augmentation.class_counts import ClassCountsd
 from .augmentation.gaussian import FastRandGaussianNoised, FastRandGaussianSmoothd
 from .caching.choice import cached_dataset
@@ -99,6 +99,7 @@ __all__ = [
     "prepare_release",
     "repeat_labelled",
     "report_data_errors_briefly",
+    "rotation_range",
     "scans_to_segment",
     "split_cases",
     "unlabeled_cases",

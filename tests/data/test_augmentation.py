@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
@@ -18,7 +19,7 @@ from monai.transforms.utils import map_classes_to_indices
 from scipy.stats import ks_2samp, kstest
 from torch.nn.functional import grid_sample
 
-from scripts.data import ClassCountsd, FastRandGaussianNoised, FastRandGaussianSmoothd, RandAffineCropd
+from scripts.data import ClassCountsd, FastRandGaussianNoised, FastRandGaussianSmoothd, RandAffineCropd, rotation_range
 from scripts.data.augmentation.class_counts import COUNTS, ClassVoxels
 from scripts.data.augmentation.gaussian import smooth
 from scripts.data.augmentation.sampling import sample_linear, sample_nearest
@@ -234,3 +235,36 @@ def test_a_seed_repeats_crop_and_noise():
 def test_another_mode_is_refused():
     with pytest.raises(ValueError, match="bicubic"):
         crop(mode="bicubic")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "patch_size", "expected"),
+    [
+        ((1.0, 1.0, 1.0), (32, 48, 32), [0.3, 0.3, 0.3]),
+        ((0.625, 0.625, 0.625), (112, 112, 80), [0.3, 0.3, 0.3]),
+        ((1.0, 1.0, 3.0), (96, 96, 32), [0.3, 0.3, 0.3]),
+        ((0.8, 0.8, 5.0), (96, 96, 32), [0.0, 0.0, 0.3]),  # thick slices
+        ((1.5, 1.5, 1.5), (128, 128, 16), [0.0, 0.0, 0.3]),  # a flat crop
+        ((10.0, 1.5, 1.5), (8, 128, 128), [0.3, 0.0, 0.0]),
+        ((1.0, 1.0), (64, 64), [0.3]),
+    ],
+)
+def test_nothing_is_turned_out_of_thick_slices(spacing, patch_size, expected):
+    assert rotation_range(0.3, spacing, patch_size) == expected
+
+
+def test_slices_of_a_thick_sliced_scan_stay_slices(bundle_root):
+    """Every crop of the ACDC recipe shows whole slices: an image of slice numbers is constant in each of them."""
+    parser = ConfigParser()
+    names = ("train", "datasets/acdc", "recipes/cpu")
+    parser.read_config([str(bundle_root / "configs" / f"{name}.json") for name in names])
+    parser["train#affine"]["scale_range"] = None
+    crop = parser.get_parsed_content("train#unlabeled#crop")
+    crop.set_random_state(0)
+    numbers = torch.arange(10.0).expand(1, 150, 140, 10).contiguous()
+    for _ in range(10):
+        shown = crop({"image": numbers})["image"]
+        assert shown.shape == (1, 128, 128, 8)
+        assert torch.allclose(shown, shown[:, :1, :1], atol=1e-4) and torch.allclose(
+            shown.diff(dim=3), torch.ones(()), atol=1e-4
+        )

@@ -17,7 +17,38 @@ from monai.utils import GridSampleMode, ensure_tuple_rep, look_up_option
 from .class_counts import COUNTS, ClassVoxels
 from .sampling import sample_linear, sample_nearest
 
-__all__ = ["RandAffineCropd"]
+__all__ = ["RandAffineCropd", "rotation_range"]
+
+THICK = 3.0
+"""From this ratio of two axes on, voxels or crop, nothing is turned from one into the other (nnU-Net's threshold)."""
+
+
+def rotation_range(angle: float, spacing: Sequence[float], patch_size: Sequence[int]) -> list[float]:
+    """Largest angle about each axis, for ``RandAffineGrid``: none that would turn the image plane out of thick slices.
+
+    A rotation counts in voxels. By 0.35 about an axis of the image plane a crop of 128 x 128 x 8 voxels would reach 44
+    slices up and down, of which a scan has ten: all but a strip of it would lie outside.
+
+    Args:
+        angle: in radians.
+        spacing: of the voxels, in mm.
+        patch_size: of the crop, in voxels.
+
+    Returns:
+        ``angle`` or 0 for each axis, one angle in 2D.
+
+    Example:
+        >>> rotation_range(0.35, [1.5, 1.5, 10.0], [128, 128, 8])
+        [0.0, 0.0, 0.35]
+
+    Source: the threshold and its use on crops are nnU-Net's (Isensee et al., Nature Methods 2021, anisotropic images);
+    that on voxels is ours.
+    """
+    if len(patch_size) == 2:
+        return [angle]
+    planes = ((1, 2), (0, 2), (0, 1))
+    ratios = [max(size[i] / size[j], size[j] / size[i]) for i, j in planes for size in (spacing, patch_size)]
+    return [angle if max(ratios[2 * axis : 2 * axis + 2]) <= THICK else 0.0 for axis in range(3)]
 
 
 class RandAffineCropd(RandomizableTransform, MapTransform):

@@ -177,6 +177,11 @@ def _from_lines(path: Path, text: str) -> Any:
             content = entry
             if not isinstance(content, dict):
                 break
+            if given := [section for section in SECTIONS if section in content]:
+                raise DataError(
+                    f'{path}: its first line has "{given[0]}". In JSON lines each case has a line of its own, with its '
+                    "section; or name the file .json."
+                )
         elif isinstance(entry, dict) and entry.get(SECTION) in SECTIONS:
             content.setdefault(entry.pop(SECTION), []).append(entry)
         else:

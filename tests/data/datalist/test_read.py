@@ -252,6 +252,7 @@ def test_json_lines_are_the_same_datalist(folder, monkeypatch):
         ('{"section": "unlabeled", "image": "b\u2028.nii.gz"}', "[]", "line 4 is no case"),
         ('{"labels": {"0": "background", "1": "heart"}, "name": "mine"}', "[1]", "a JSON list"),
         (LINES, "", "a JSON NoneType"),
+        ('"name": "mine"', '"training": 1', "first line has .training"),
     ],
 )
 def test_lines_that_are_no_datalist_are_named(folder, old, new, message):

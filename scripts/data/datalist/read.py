@@ -137,6 +137,8 @@ def read_content(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = _from_lines(path, text) if is_lines(path) else json.loads(text)
+    except DataError:
+        raise
     except RecursionError as error:
         raise DataError(f"{path}: nested too deeply for a datalist. Write it anew with `dualseg split`.") from error
     except json.JSONDecodeError as error:

@@ -248,7 +248,7 @@ def test_json_lines_are_the_same_datalist(folder, monkeypatch):
     ("old", "new", "message"),
     [
         ('"a.nii.gz", ', '"a.nii.gz" ', "at line 2, column "),
-        ('"section": "unlabeled"', '"section": "unlabelled"', "line 4 is no case"),
+        ('"section": "unlabeled"', '"section": "unlabelled"', "lines.jsonl: line 4 is no case"),
         ('{"section": "unlabeled", "image": "b\u2028.nii.gz"}', "[]", "line 4 is no case"),
         ('{"labels": {"0": "background", "1": "heart"}, "name": "mine"}', "[1]", "a JSON list"),
         (LINES, "", "a JSON NoneType"),
@@ -256,5 +256,6 @@ def test_json_lines_are_the_same_datalist(folder, monkeypatch):
     ],
 )
 def test_lines_that_are_no_datalist_are_named(folder, old, new, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as raised:
         load_datalist(write(folder, LINES.replace(old, new), "lines.jsonl"))
+    assert "Write it anew" not in str(raised.value)

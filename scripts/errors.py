@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -52,6 +54,11 @@ def report_data_errors_briefly() -> None:
     for what the machine does (:func:`plain_words`). Exit status stays 1; programs that catch exceptions see no
     difference, and any other error keeps its traceback.
     """
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # the commands leave it so while MONAI is imported
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(sys.excepthook, "__name__", "") != _show_briefly.__name__:
         previous = sys.excepthook
         sys.excepthook = lambda *error: _show_briefly(*error, previous)

@@ -13,7 +13,7 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFns
 
-from ..errors import DataError
+from ..errors import DataError, plain_words
 from .accept import accept
 from .check import check
 from .check_config import check_config
@@ -94,16 +94,16 @@ def main(command: list[str] | None = None) -> None:
 
     The exit code is one of ``EXIT_CODES``.
     """
-    commands = {name: _deferred(function) for name, function in COMMANDS.items()}
-    words = _join_settings(sys.argv[1:] if command is None else command)
-    job = fire.Fire(commands, command=words, name="dualseg", serialize=lambda result: None)
     try:
+        commands = {name: _deferred(function) for name, function in COMMANDS.items()}
+        words = _join_settings(sys.argv[1:] if command is None else command)
+        job = fire.Fire(commands, command=words, name="dualseg", serialize=lambda result: None)
         sys.exit((job._call() if isinstance(job, _Job) else 0) or 0)
     except DataError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. To start again, give the same command.\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"\n{plain_words(error)}\n")
         sys.exit(INTERRUPTED)
 
 

@@ -19,7 +19,7 @@ TINY = ("--set", "max_epochs=1", "--set", "epoch_length=1", "--set", "base_chann
 def test_train_and_predict_from_the_wheel(tmp_path, request):
     python = install_wheel(request.config.rootpath, tmp_path)
     # Without pip's scripts in --target: what its entry point calls. A folder of the same name must not be in the way.
-    dualseg = (python, "-P", "-c", "from dualseg.cli import main; main()")
+    dualseg = (python, "-P", "-c", "from dualseg.__main__ import main; main()")
     work = tmp_path / "work"
     (work / "scripts").mkdir(parents=True)
     (work / "scripts" / "__init__.py").write_text("raise SystemExit('the wrong package')\n")

@@ -22,6 +22,8 @@ __all__ = ["INTERRUPTED", "parse_settings", "run_bundle"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+START = Path(__file__).parents[1] / "start_monai.py"
+"""``python -m monai.bundle``, where Ctrl-C may come at any time."""
 
 
 def run_bundle(
@@ -40,11 +42,12 @@ def run_bundle(
         Its exit code; of a process that a signal ended 128 + the signal, after Ctrl-C ``INTERRUPTED``.
     """
     settings = [f"--{key}={value}" for key, value in options.items() if value is not None]
-    arguments = ["-m", "monai.bundle", "run", run_id, "--config_file", repr([str(path) for path in configs]), *settings]
+    arguments = ["run", run_id, "--config_file", repr([str(path) for path in configs]), *settings]
     if show:
-        Console(stderr=True).print("python", *map(_shown, arguments), markup=False, highlight=False, soft_wrap=True)
+        shown = map(_shown, ["python", "-m", "monai.bundle", *arguments])
+        Console(stderr=True).print(*shown, markup=False, highlight=False, soft_wrap=True)
     # A folder named scripts where the user happens to be must not be taken for the bundle's package.
-    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, "PYTHONSAFEPATH": "1"})
+    process = subprocess.Popen([sys.executable, str(START), *arguments], env={**os.environ, "PYTHONSAFEPATH": "1"})
     try:
         with _passing_on(process):
             code = process.wait()

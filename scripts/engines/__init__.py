@@ -5,6 +5,7 @@ from .acceleration import choose_autocast, choose_memory_format, prepare_network
 from .dual_evaluator import DualEvaluator, DualKeys
 from .heartbeat import Heartbeat, unwatch_processes, watch_processes
 from .memory import memories, remember
+from .mlflow import MLflowLog
 from .phases import Phases
 from .semi_supervised_trainer import SemiSupervisedTrainer, StreamKeys, TrainingEvents, named_losses
 from .share_buffers import ShareBuffers
@@ -15,6 +16,7 @@ __all__ = [
     "DualEvaluator",
     "DualKeys",
     "Heartbeat",
+    "MLflowLog",
     "Phases",
     "SemiSupervisedTrainer",
     "ShareBuffers",

@@ -166,6 +166,14 @@ class Run:
         """Whether there is a state to go on from."""
         return self.state.exists() or self.previous_state.exists()
 
+    @property
+    def title(self) -> str:
+        """The folder's name and when it was made, in UTC: a training that lay there before had another title."""
+        if not self.config_file.exists():  # a folder of the user's own, which no run was started in
+            return self.folder.name
+        made = time.gmtime(self.config_file.stat().st_mtime)
+        return f"{self.folder.name} {time.strftime('%Y-%m-%d %H:%M:%S', made)}"
+
     def config(self) -> dict[str, Any]:
         """The merged config, as written: expressions and references are text."""
         return _read(self.config_file)

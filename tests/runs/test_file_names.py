@@ -89,6 +89,15 @@ def test_a_run_reads_back_what_it_was_told(tmp_path):
     assert json.loads(again.inference_file.read_text()) == {"labels": {"0": "background"}}
 
 
+def test_a_title_tells_a_run_from_one_that_was_in_its_place(tmp_path):
+    run = Run(tmp_path / "demo")
+    assert run.title == "demo"
+    run.create({})
+    os.utime(run.config_file, (0, 0))
+    run.log.append({"epoch": 1})
+    assert run.title == "demo 1970-01-01 00:00:00"
+
+
 def test_a_record_that_cannot_be_written_leaves_the_run_unfinished(tmp_path):
     with pytest.raises(TypeError):
         Run(tmp_path).finish({"finished": object()}, {})

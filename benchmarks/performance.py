@@ -37,9 +37,10 @@ def by(size: list[int]) -> str:
 
 def page() -> str:
     """The text of the page with its tables."""
-    step, inference, scale = read("step"), read("window_inference"), read("scale")
+    step, gpu, inference, scale = read("step"), read("step_gpu"), read("window_inference"), read("scale")
     paper, memory, cpu = step["paper"], step["memory"], step["cpu"]
     under = f"{step['machine']}; crops of {{}}, 2 labelled and 2 unlabelled."
+    on_gpu = dict.fromkeys([*gpu["paper"]["time"], *gpu["memory"]["gib"]])
     tables = {
         "step": table(
             ("step of recipe paper", "time, published scheme 1"),
@@ -55,6 +56,12 @@ def page() -> str:
             f"Recipe `cpu` (crops of {by(cpu['size'])}, 8 base channels, the default method): the whole step,\n"
             f"without its loader, takes {cpu['time']} times as long as the forward and backward pass of its networks\n"
             f"on the same images ({cpu['rounds']} rounds).\n"
+        ),
+        "gpu": table(
+            ("step of recipe paper", "time, published scheme 1", "GiB at the peak"),
+            [(name, gpu["paper"]["time"].get(name, ""), gpu["memory"]["gib"].get(name, "")) for name in on_gpu],
+            f"{gpu['machine']}; crops of {by(gpu['paper']['size'])}; {gpu['paper']['rounds']} rounds. Recipe `cpu`: "
+            f"{gpu['cpu']['time']} times its networks.",
         ),
         "inference": table(
             ("configs/inference.json", "time, as shipped 1"),

@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "step.json"
+RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT))
 
 from scripts.engines.acceleration import choose_autocast  # noqa: E402
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; the rest is kept")
     arguments = parser.parse_args()
     device, size, rounds = torch.device(arguments.device), tuple(arguments.size), arguments.rounds
+    result = RESULTS / ("step_gpu.json" if device.type == "cuda" else "step.json")
     machine = f"{device_name()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
     variants = {name: changes for name, changes in VARIANTS.items() if is_possible(changes, size, device)}
     for part in arguments.parts:
@@ -170,8 +171,8 @@ def main() -> None:
                 "time": ratios({"whole": whole, "networks": alone}, "networks", 3 * rounds, device)["whole"],
             }
         print(part, found, flush=True)
-        kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        RESULT.write_text(json.dumps({**kept, "machine": machine, part: found}, indent=1) + "\n")
+        kept = json.loads(result.read_text()) if result.exists() else {}
+        result.write_text(json.dumps({**kept, "machine": machine, part: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

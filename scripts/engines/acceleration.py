@@ -16,7 +16,7 @@ __all__ = ["choose_autocast", "choose_memory_format", "prepare_network", "tune_g
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MEMORY_FORMATS = ("contiguous", "channels_last")
 WIDE = 16
-"""Channels of the first level from which a CPU gains by bfloat16 and channels last."""
+"""Channels of the first level from which a CPU gains by bfloat16 and channels last, and a GPU by the latter."""
 SMALLEST = 3
 """Voxels that oneDNN needs along the first axis, see :func:`_has_wrong_gradient`."""
 
@@ -70,7 +70,7 @@ def choose_autocast(
 def choose_memory_format(memory_format: str, device: torch.device | str, network: nn.Module) -> torch.memory_format:
     """How feature maps lie in memory: channel by channel, or voxel by voxel (channels last) (ours).
 
-    ``auto``: channels last on a CPU for wide networks (16 channels and up), else contiguous.
+    ``auto``: channels last on a CPU and a GPU for wide networks (16 channels and up), else contiguous.
 
     Args:
         memory_format: {``"auto"``, ``"contiguous"``, ``"channels_last"``}
@@ -83,7 +83,7 @@ def choose_memory_format(memory_format: str, device: torch.device | str, network
     if memory_format not in ("auto", *MEMORY_FORMATS):
         raise DataError(f"memory_format {memory_format!r}: give one of {', '.join(('auto', *MEMORY_FORMATS))}.")
     if memory_format == "auto":
-        gains = torch.device(device).type == "cpu" and _is_wide(network)
+        gains = torch.device(device).type in ("cpu", "cuda") and _is_wide(network)
         memory_format = "channels_last" if gains else "contiguous"
     if memory_format == "contiguous":
         return torch.contiguous_format

@@ -89,6 +89,7 @@ def test_a_precision_that_would_compute_wrongly_is_refused(precision, patch, pro
     assert choose_autocast("float32", "cuda", make_pair(16, "meta"), (48, 32, 32)) is None
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("wanted", "width", "dims", "expected"),
     [
@@ -99,8 +100,8 @@ def test_a_precision_that_would_compute_wrongly_is_refused(precision, patch, pro
         ("contiguous", 16, 3, torch.contiguous_format),
     ],
 )
-def test_the_order_in_memory(wanted, width, dims, expected):
-    assert choose_memory_format(wanted, "cpu", make_pair(width, "meta", spatial_dims=dims)) is expected
+def test_the_order_in_memory(wanted, width, dims, expected, device):
+    assert choose_memory_format(wanted, device, make_pair(width, "meta", spatial_dims=dims)) is expected
 
 
 def test_an_unknown_order_in_memory_is_refused():

@@ -120,10 +120,10 @@ class Method(nn.Module):
         losses: dict[str, Tensor] = {}
         unsupervised: set[str] = set()
         for name, term in step.terms.items():
+            ramped = term.is_ramped(step)
             for part, loss in _named(name, term(step)).items():
-                weighted = term.weight * loss
-                losses[part] = step.ramp * weighted if term.needs_unlabeled else weighted
-                if term.needs_unlabeled:
+                losses[part] = (step.ramp if ramped else 1.0) * (term.weight * loss)
+                if ramped:
                     unsupervised.add(part)
         if self.training:
             for follower in self.followers:

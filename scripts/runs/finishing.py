@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +39,13 @@ def run_record(initial_weights: str | None) -> dict[str, Any]:
     }
 
 
-def inference_override(parser: ConfigParser, model: Path) -> dict[str, Any]:
+def inference_override(parser: ConfigParser, model: Path, largest: Sequence[int] = ()) -> dict[str, Any]:
     """The networks of a run with what they refer to, the grid they work on, and where their weights are (ours).
 
     Args:
         parser: of the run's config.
         model: the weights, in the run's folder.
+        largest: classes of which only the largest part is kept.
 
     Raises:
         DataError: when a name would be code in a config.
@@ -65,6 +67,7 @@ def inference_override(parser: ConfigParser, model: Path) -> dict[str, Any]:
         "_desc_": f"Layered on configs/inference.json: the model of {model.parent.name}",
         "ckpt_path": str(model.resolve()),
         **values,
+        **({"largest_component": list(largest)} if largest else {}),
         "intensity": parser["intensity"],
         "network_def": network,
     }

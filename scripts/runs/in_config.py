@@ -47,7 +47,8 @@ def finish_run(folder: str) -> None:
     if not is_main_process():
         return
     run = Run(folder)
-    run.finish(run_record(run.initial_weights()), inference_override(enclosing_parser(), run.model))
+    inference = inference_override(enclosing_parser(), run.model, run.largest_parts())
+    run.finish(run_record(run.initial_weights()), inference)
     command = (
         f"dualseg predict IN OUT --model {run.folder}"
         if INSTALLED

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Run:
         curves: picture of the training's course.
         tensorboard: folder of event files.
         certainty_file: calibration, and how the networks' agreement predicts Dice.
+        largest_parts_file: classes of which inference keeps the largest part.
         evaluation: folder of a later evaluation.
         export_folder: folder of the model for other programs.
         folds_file: what a cross-validation is made of; a folder that has it holds a run for each fold.
@@ -70,6 +71,7 @@ class Run:
         "inference.json": "override for configs/inference.json: how to use this model",
         "inputs.json": "checksums of datalist, scans and code, and the number of processes",
         "initial_weights.json": "which weights the run started from",
+        "largest_parts.json": "structures of which inference keeps the largest part, as the labels are one piece",
         "last.pt": "state of the training, from which it resumes",
         "metrics.csv": "scores of every case, network and class",
         "metrics.json": "mean, standard deviation and median, with the conventions",
@@ -121,6 +123,7 @@ class Run:
         self.review = self.folder / "review.json"
         self.review_folder = self.folder / "review"
         self.certainty_file = self.folder / "certainty.json"
+        self.largest_parts_file = self.folder / "largest_parts.json"
         self.evaluation = self.folder / "evaluation"
         self.pseudo_labels = self.folder / "pseudo_labels"
         self.export_folder = self.folder / "export"
@@ -240,6 +243,14 @@ class Run:
     def certainty(self) -> dict[str, Any]:
         """Calibration, and how the networks' agreement predicts Dice; empty where it has not been measured."""
         return _read(self.certainty_file) if self.certainty_file.exists() else {}
+
+    def largest_parts(self) -> list[int]:
+        """Classes of which inference keeps the largest part; none where that was not looked at."""
+        return _read(self.largest_parts_file)["classes"] if self.largest_parts_file.exists() else []
+
+    def note_largest_parts(self, classes: Sequence[int]) -> None:
+        """Write :meth:`largest_parts`."""
+        _write(self.largest_parts_file, {"classes": list(classes)})
 
     def training_seconds(self) -> float:
         """Time of all training steps, from the log."""

@@ -20,6 +20,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from scripts.cli import main
 from scripts.cli.training.find_model import prediction_configs
 from scripts.data import DataError, check_data, find_images, load_datalist
+from scripts.runs import Run
 
 SIZE = (64, 96)  # rows, columns
 
@@ -95,6 +96,7 @@ def test_a_folder_of_png(bundle_root, tmp_path):
     folder = trained(bundle_root, data, tmp_path / "runs", unlabeled_batch_size=2, **options)
     override = json.loads((folder / "inference.json").read_text())
     assert override["patch_size"] == [96, 64] and override["spacing"] == [1.0, 1.0] and override["spatial_dims"] == 2
+    assert Run(folder).largest_parts() == override.get("largest_component", [])
     weights = torch.load(folder / "model.pt", weights_only=True)
     assert {value.ndim for name, value in weights.items() if name.endswith("conv1.0.weight")} == {4}
     rows = list(csv.DictReader((folder / "metrics.csv").open()))

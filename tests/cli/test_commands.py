@@ -246,6 +246,19 @@ def test_runs_are_averaged_only_if_they_fit(scans, tmp_path, called, capsys):
     assert f"{runs[2].folder}: its spacing is not that of" in capsys.readouterr().err
 
 
+def test_the_largest_part_is_kept_of_what_was_asked_for_or_learnt(scans, tmp_path, called):
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    for run, classes in zip(runs, ([1, 2], [2]), strict=True):
+        run.note_largest_parts(classes)
+    both = f"{runs[0].folder},{runs[1].folder}"
+    for words in (("--model", both), ("--model", both, "--largest=none"), ("--model", both, "--largest=1,2")):
+        assert command("predict", scans, tmp_path / "out", *words) == 0
+    assert command("predict", scans, tmp_path / "out", "--model", runs[0].folder) == 0
+    *several, alone = (options for _, options, _ in called)
+    assert [options["largest_component"] for options in several] == [[2], [], [1, 2]]
+    assert "largest_component" not in alone  # its inference.json says it
+
+
 def test_models_that_are_none_are_named(scans, tmp_path, called, capsys):
     (tmp_path / "lone.pt").write_bytes(b"")
     (tmp_path / "empty").mkdir()

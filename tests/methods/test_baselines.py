@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.losses import BoxMix, CopyPasteLoss, MixedBatch
-from scripts.methods import Step
+from scripts.annotation import IGNORED
+from scripts.losses import BoxMix, CopyPasteLoss, MixedBatch, SigmoidRamp
+from scripts.methods import Method, Step
+from scripts.methods.terms import LabeledCopyPaste
 from scripts.networks import DualNetwork, DualOutput, MovingAverage, SubnetOutput, VNet
 
 from .make import CLASSES, make_method
@@ -362,6 +364,66 @@ def test_copy_paste_is_ramped_up_and_trains_both_networks(batches):
     torch.manual_seed(0)
     early = method(network, *batches, progress=0.0)["copy_paste_a"]
     assert early.item() == pytest.approx(math.exp(-5) * late.item(), rel=1e-4)
+
+
+def test_labels_that_are_mixed_before_the_pseudo_labels_count_in_full(batches):
+    """The ramp is for what may be wrong."""
+    method, network = make_method("bcp", fixed(3)), make_network()
+    method.ramp = SigmoidRamp(0.5)
+    torch.manual_seed(0)
+    ramped = method(network, *batches, progress=0.0)
+    method.ramp = None
+    torch.manual_seed(0)
+    plain = method(network, *batches, progress=0.0)
+    torch.testing.assert_close(ramped, plain)
+
+
+# --- copy-paste between labelled images
+
+
+def labeled_copy_paste():
+    return Method({"mixed": LabeledCopyPaste()})
+
+
+def test_labelled_images_are_mixed_in_pairs_with_both_labels_in_full(batches):
+    labeled, _ = batches
+    method, network = labeled_copy_paste(), make_network()
+    step = Step(method, network, labeled, None, progress=0.0)
+    mixed = step.views[method.terms["mixed"]].target
+    label, partner = labeled["label"].long(), labeled["label"].long().roll(1, 0)
+    assert torch.equal(mixed.label, torch.where(mixed.is_labeled, label, partner))
+    assert torch.equal(mixed.image, torch.where(mixed.is_labeled, labeled["image"], labeled["image"].roll(1, 0)))
+    assert mixed.counts.all() and 0 < mixed.is_labeled.float().mean() < 1
+    logits = step.on_view(method.terms["mixed"]).a.logits.detach()
+    expected = CopyPasteLoss(pseudo_weight=1.0)(logits, mixed)
+    assert method.terms["mixed"](step).a.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_labelled_images_are_mixed_until_unlabelled_ones_count(batches):
+    labeled, unlabeled = batches
+    term = {"_target_": "scripts.methods.terms.LabeledCopyPaste"}
+    method = make_method("mean_teacher_copy_paste", fixed(5), warm_up=0.4, terms__labeled_copy_paste=term)
+    network = make_network()
+    start, then = (set(method(network, labeled, unlabeled, progress=at)) for at in (0.0, 0.5))
+    assert {"labeled_copy_paste_a", "labeled_copy_paste_b"} <= start and not any(n.startswith("copy") for n in start)
+    assert {"copy_paste_a", "copy_paste_b"} <= then and not any(n.startswith("labeled") for n in then)
+    assert set(method(network, labeled, None, progress=0.5)) == start
+
+
+def test_mixing_labelled_images_trains_each_network_by_its_own_loss(batches):
+    network = make_network()
+    losses = labeled_copy_paste()(network, batches[0], None, progress=0.0)
+    assert has_gradient(losses["mixed_a"], network.a) and not has_gradient(losses["mixed_a"], network.b)
+    assert has_gradient(losses["mixed_b"], network.b) and not has_gradient(losses["mixed_b"], network.a)
+
+
+def test_a_voxel_that_nobody_labelled_counts_in_neither_place_it_is_pasted_to(batches):
+    labeled = {key: value.clone() for key, value in batches[0].items()}
+    labeled["label"][:, :, :4] = IGNORED
+    labeled["classes"] = torch.ones(len(labeled["label"]), CLASSES, dtype=torch.bool)
+    method = labeled_copy_paste()
+    mixed = Step(method, make_network(), labeled, None, progress=0.0).views[method.terms["mixed"]].target
+    assert not mixed.counts[:, :, :4].any() and mixed.counts[:, :, 4:].all()
 
 
 def test_an_impossible_box_is_refused():

@@ -86,7 +86,7 @@ def _members(model: str) -> list[str]:
 def _difference(configs: Sequence[Path], others: Sequence[Path]) -> str | None:
     """The first setting in which two models' configs differ, where their weights are apart."""
     one, other = ({k: v for f in files for k, v in json.loads(f.read_text()).items()} for files in (configs, others))
-    own = {"_desc_", "ckpt_path"}
+    own = {"_desc_", "ckpt_path", "largest_component"}  # which predict settles
     return next((key for key in {**one, **other} if key not in own and one.get(key) != other.get(key)), None)
 
 

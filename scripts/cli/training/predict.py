@@ -24,7 +24,7 @@ def predict(
     model: str | None = None,
     runs: str = "runs",
     flips: Sequence[int] = (),
-    largest: Sequence[int] = (),
+    largest: str | Sequence[int] | None = None,
     uncertainty: bool = False,
     regions: bool = False,
     format: str = "nifti",
@@ -44,7 +44,8 @@ def predict(
             or hippocampus; several runs by commas are averaged; default: the newest run.
         runs: folder of the runs, to find the newest one.
         flips: axes to mirror, such as 0,1: the mean over all mirrored views is taken. Those that the training mirrored.
-        largest: numbers of the classes of which only the largest connected part is kept, such as 1,2.
+        largest: numbers of the classes of which only the largest connected part is kept, such as 1,2, or none; default:
+            those that are one piece in the labels that the model learnt from.
         uncertainty: also write NAME_entropy.nii.gz, with the temperature that held-back labels gave, and
             NAME_disagreement.nii.gz.
         regions: also write a mask of each region, REGION/NAME_seg.nii.gz, for a model of regions that overlap.
@@ -63,7 +64,7 @@ def predict(
     configs, weights = prediction_configs(words(model) or [str(newest_run(str(runs), folds=True).folder)])
     options = {"dataset_dir": scans, "output_dir": target, "ckpt_path": weights[0], "skip_unusable": True}
     options["further_weights"] = [str(path) for path in weights[1:]] or None
-    options |= {"mirrored_axes": _numbers("flips", flips), "largest_component": _numbers("largest", largest)}
+    options |= {"mirrored_axes": _numbers("flips", flips), "largest_component": _largest(largest, weights)}
     options |= {"uncertainty": uncertainty or None, "review": True, "region_masks": regions or None}
     options["format"] = None if format == "nifti" else format
     if uncertainty and (calibration := learnt_certainty(Run(weights[0].parent)).get("calibration")):
@@ -73,9 +74,19 @@ def predict(
     )
 
 
+def _largest(given: str | int | Sequence[int] | None, weights: Sequence[Path]) -> list[int] | None:
+    """What was asked for; else of several models what all of them have learnt, of one None: what its config says."""
+    if given == "none":
+        return []
+    if given is not None:
+        return _numbers("largest", given)
+    learnt = [set(Run(path.parent).largest_parts()) for path in weights]
+    return sorted(set.intersection(*learnt)) if len(learnt) > 1 else None
+
+
 def _numbers(option: str, given: int | Sequence[int]) -> list[int] | None:
     """Fire makes a number of ``0`` and a tuple of ``0,1``."""
-    numbers = [given] if isinstance(given, int) else list(given)
+    numbers = [given] if isinstance(given, int | str) else list(given)
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
         raise DataError(f"--{option} {given}: must be whole numbers from 0 on, by commas, such as --{option} 0,1.")
     return numbers or None

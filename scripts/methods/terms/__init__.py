@@ -8,6 +8,7 @@ from .cosine import Cosine
 from .cross_pseudo import CrossPseudo
 from .cut_mix_teaching import CutMixTeaching
 from .entropy_filtered import EntropyFiltered
+from .labeled_copy_paste import LabeledCopyPaste
 from .mixed_teaching import MixedTeaching
 from .pretraining import MaskedReconstruction, SelfSupervisedContrast
 from .rectification import Rectification
@@ -41,6 +42,7 @@ __all__ = [
     "FeaturePerturbed",
     "GuidedContrast",
     "HardCrossPseudo",
+    "LabeledCopyPaste",
     "MaskedReconstruction",
     "MeanSquareConsistency",
     "MixedTeaching",

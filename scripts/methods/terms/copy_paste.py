@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...losses import BoxMix, CopyPasteLoss, MixedBatch
 from ..step import Pair, Prediction, PseudoLabels, Step, View
+from .labeled_copy_paste import mix_labeled
 from .term import Term
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class CopyPaste(Term):
         ratio: of the box, as in :class:`~...losses.BoxMix`.
         pseudo_weight: as in :class:`~...losses.CopyPasteLoss`.
         pretraining: fraction of the training, from its start, in which two labelled images are mixed instead (2000 of
-            17000 steps in the paper); with it the term also applies where there are no unlabelled images.
+            17000 steps in the paper); with it the term also applies where there are no unlabelled images, as in the
+            supervised part. Labels are not ramped up.
         teacher: who labels the unlabelled images; None: the method's teacher.
         labeler: makes pseudo-labels of it; None: the method's.
         kl_weight: let a pseudo-labelled voxel count by ``exp(-KL(t || p))``, the less the more the student diverges
@@ -68,18 +70,20 @@ class CopyPaste(Term):
     def applies(self, step: Step) -> bool:
         return step.unlabeled is not None or self.pretraining > 0
 
+    def is_ramped(self, step: Step) -> bool:
+        return not self._is_pretraining(step)
+
+    def _is_pretraining(self, step: Step) -> bool:
+        return step.unlabeled is None or step.progress < self.pretraining
+
     @torch.no_grad()
     def prepare(self, step: Step) -> View:
-        image, label = step.labeled[Keys.IMAGE], step.label
-        if step.unlabeled is None or step.progress < self.pretraining:
-            # pairs of labelled images: each with the one before it in the batch
-            partner, labels = image.roll(1, 0), label.roll(1, 0).long()
-            known = torch.ones_like(labels, dtype=torch.bool) if step.certain is None else step.certain.roll(1, 0)
-            of_a = of_b = PseudoLabels(labels, known)
-            teachers = None
-        else:
-            partner, teachers = step.unlabeled_image, self._teachers(step)
-            of_a, of_b = self._pseudo_labels(step, teachers)
+        if self._is_pretraining(step):
+            mixed = mix_labeled(self.mix, step)
+            return View(mixed.image, Mixture(Pair(mixed, mixed), Pair(None, None), None))
+        teachers = self._teachers(step)
+        of_a, of_b = self._pseudo_labels(step, teachers)
+        image, label, partner = step.labeled[Keys.IMAGE], step.label, step.unlabeled_image
         mixed = self.mix(image, label, partner, of_a.labels, of_a.mask, step.drawn, step.classes)
         both = Pair(mixed, mixed.relabeled(of_b.labels, of_b.mask))
         return View(mixed.image, Mixture(both, Pair(of_a.weight, of_b.weight), teachers))

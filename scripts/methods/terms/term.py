@@ -23,7 +23,7 @@ class Term(nn.Module, ABC):
     Attributes:
         reads: streams on which the networks must have been run: ``labeled``, ``unlabeled``.
         needs_unlabeled: whether the term learns from unlabelled images: it is left out where there are none, and scaled
-            by the method's ramp-up.
+            by the method's ramp-up in the steps that :meth:`is_ramped` names.
         needs_labeler: whether it asks for the step's ``pseudo_labels``.
         weighs: whether it lets each of them count by its weight, where the labeler gives one.
     """
@@ -40,6 +40,10 @@ class Term(nn.Module, ABC):
     def applies(self, step: Step) -> bool:
         """Whether the term takes part in this step."""
         return step.unlabeled is not None or not self.needs_unlabeled
+
+    def is_ramped(self, step: Step) -> bool:
+        """Whether it learns from unlabelled images in this step, and so counts by the method's ramp-up."""
+        return self.needs_unlabeled
 
     def prepare(self, step: Step) -> View | None:
         """Images of the term's own, for the step's one forward pass; None: it needs none."""

@@ -60,11 +60,14 @@ CHAIN = {
     "bcp": _method("bcp", "bidirectional copy-paste"),
 }
 
-# Every method with the default's number of steps; without its copy-paste the default is the control.
+# Every method with the default's number of steps; without unlabelled images the default is the control.
 METHODS = {
     "control": _method("control", "the default without unlabelled scans", True),
     "mean_teacher_copy_paste": _method("mean_teacher_copy_paste", "the default", True),
     "without_rectification": _ablation("without_rectification", "the default without rectification"),
+    "without_labeled_copy_paste": _ablation(
+        "without_labeled_copy_paste", "the default whose supervised part does not mix labelled images"
+    ),
     "self_training": Row(
         "self-training on whole scans, from the default", after="mean_teacher_copy_paste", program="selftrain"
     ),

@@ -256,6 +256,7 @@ TERMS = ("rectification_a", "cross_pseudo", "entropy_filtered", "cosine", "contr
         ("copy_paste_consistency", (*TERMS[:4], TERMS[5])),
         ("copy_paste_contrastive", (TERMS[0], *TERMS[4:])),
         ("without_rectification", TERMS[5:]),
+        ("without_labeled_copy_paste", (TERMS[0], TERMS[5])),
     ],
 )
 def test_each_row_adds_the_term_it_is_named_after(script, name, terms):

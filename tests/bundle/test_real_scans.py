@@ -48,7 +48,7 @@ def train(bundle_root, names, runs, **options):
             {"supervised_a", "rectification_b", "cross_pseudo", "entropy_filtered", "cosine", "contrastive_a"},
         ),
         ("methods/cross_teaching", {"supervised_a", "rectification_b", "copy_paste_a", "copy_paste_b"}),
-        ("methods/control", {"supervised_a", "rectification_b"}),
+        ("methods/control", {"supervised_a", "rectification_b", "labeled_copy_paste_a"}),
         ("methods/supervised", {"supervised_a", "supervised_b"}),
         ("methods/cps", {"supervised_a", "cross_pseudo_a", "cross_pseudo_b"}),
         ("methods/mean_teacher", {"supervised_a", "consistency_a", "consistency_b"}),

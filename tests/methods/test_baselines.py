@@ -401,9 +401,7 @@ def test_labelled_images_are_mixed_in_pairs_with_both_labels_in_full(batches):
 
 def test_labelled_images_are_mixed_until_unlabelled_ones_count(batches):
     labeled, unlabeled = batches
-    term = {"_target_": "scripts.methods.terms.LabeledCopyPaste"}
-    method = make_method("mean_teacher_copy_paste", fixed(5), warm_up=0.4, terms__labeled_copy_paste=term)
-    network = make_network()
+    method, network = make_method("mean_teacher_copy_paste", fixed(5), warm_up=0.4), make_network()
     start, then = (set(method(network, labeled, unlabeled, progress=at)) for at in (0.0, 0.5))
     assert {"labeled_copy_paste_a", "labeled_copy_paste_b"} <= start and not any(n.startswith("copy") for n in start)
     assert {"copy_paste_a", "copy_paste_b"} <= then and not any(n.startswith("labeled") for n in then)

@@ -93,7 +93,7 @@ def test_statistics_are_shares_of_voxels(network, batches):
 @pytest.mark.parametrize("name", ["paper", "cps", "mcf", "mean_teacher_copy_paste"])
 def test_without_unlabelled_scans_only_labelled_terms_remain(network, batches, name):
     losses = make_method(name)(network, batches[0], None, progress=0.5)
-    assert losses and all(name.startswith(("supervised", "rectification")) for name in losses)
+    assert losses and all(name.startswith(("supervised", "rectification", "labeled")) for name in losses)
 
 
 def teacher():
@@ -199,7 +199,7 @@ def test_state_of_the_method_is_in_its_checkpoint(network, batches):
 def test_the_warm_up_looks_at_labelled_images_alone_and_the_rest_starts_from_its_end(network, batches):
     network.eval()
     method = make_method("mean_teacher_copy_paste", teacher(), warm_up=0.4)
-    labeled_only = {"supervised_a", "supervised_b", "rectification_a", "rectification_b"}
+    labeled_only = {f"{term}_{name}" for term in ("supervised", "rectification", "labeled_copy_paste") for name in "ab"}
     assert set(method(network, *batches, progress=0.39)) == labeled_only
     assert "kept_fraction" not in method.statistics
     ramps = []

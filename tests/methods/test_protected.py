@@ -392,7 +392,7 @@ def test_every_line_of_json_in_the_docs_names_a_part_and_its_options():
     page = (CONFIGS.parent / "docs" / "methods.md").read_text()
     section = page[page.index("## Protected teaching") : page.index("## A first phase")]
     found = re.findall(r'<code>"\w+":\s({"_target_": .+?})</code>', section)
-    assert len(found) == 10
+    assert len(found) == 11
     for text in found:
         options = json.loads(text.replace(": ...", ": null"))
         part = locate(options.pop("_target_"))

@@ -74,7 +74,8 @@ def learn_largest_parts(
     if not is_main_process():
         return
     scans = [scan for scan in data["validation"] or data["training"] if Keys.LABEL in scan][:SCANS]
-    seen: dict[int, list[Seen]] = {int(number): [] for number in labels if int(number)}
+    names = {int(number): name for number, name in labels.items() if int(number)}
+    seen: dict[int, list[Seen]] = {number: [] for number in names}
     loader = DataLoader(Dataset(scans, preprocessing), batch_size=1)
     room = SHARE * available_memory()
     was_training = network.training
@@ -96,11 +97,10 @@ def learn_largest_parts(
     kept = [number for number, found in seen.items() if found and _helps(found)]
     Run(output_dir).note_largest_parts(kept)
     if kept:
-        names = ", ".join(labels[str(number)] for number in kept)
         logger.info(
             "Inference keeps the largest part of %s: one piece in all labels looked at. To keep all parts: "
             "--largest none (dualseg predict), --largest_component [] (monai.bundle).",
-            names,
+            ", ".join(names[number] for number in kept),
         )
 
 

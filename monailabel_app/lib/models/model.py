@@ -45,10 +45,10 @@ class Model:
     trained: float = 0
 
     def parser(self, bundle: Path) -> ConfigParser:
-        """The inference config of this model."""
+        """The inference config of this model; all parts of a structure are shown: the annotator sees and decides."""
         parser = ConfigParser()
         parser.read_config([str(path) for path in self.configs])
-        parser.config.update({"bundle_root": str(bundle), "ckpt_path": str(self.weights)})
+        parser.config.update({"bundle_root": str(bundle), "ckpt_path": str(self.weights), "largest_component": []})
         return parser
 
     def labels(self, bundle: Path) -> dict[int, str]:

@@ -261,7 +261,7 @@ def test_slices_of_a_thick_sliced_scan_stay_slices(bundle_root):
     parser["train#affine"]["scale_range"] = None
     crop = parser.get_parsed_content("train#unlabeled#crop")
     crop.set_random_state(0)
-    numbers = torch.arange(10.0).expand(1, 150, 140, 10).contiguous()
+    numbers = torch.arange(10.0).expand(1, 210, 200, 10).contiguous()
     for _ in range(10):
         shown = crop({"image": numbers})["image"]
         assert shown.shape == (1, 192, 192, 8)

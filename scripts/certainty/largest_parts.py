@@ -56,8 +56,8 @@ def learn_largest_parts(
     """Find the structures of which inference keeps the largest connected part, and note them in the run's folder.
 
     Those are the classes that are one piece in the label of every scan looked at, and whose Dice with the networks'
-    segmentations of these scans does not fall when only the largest part is kept. The scans are those for validation,
-    or the labelled ones of the training where there are none; no test scan, none that would not fit the memory.
+    segmentations of these scans does not fall when only the largest part is kept. The scans are the first ``SCANS`` for
+    validation, or labelled ones of the training where there are none; no test scan, none that would not fit the memory.
 
     Source: ours; asking held-back labels is nnU-Net's (Isensee et al., Nature Methods 2021).
 
@@ -66,8 +66,9 @@ def learn_largest_parts(
         data: datalist, with ``validation`` and ``training``.
         network: with which to segment, as trained.
         inferer: MONAI inferer, such as a sliding window.
-        preprocessing: of an item with ``image`` and ``label``.
-        postprocessing: of an item with ``pred`` (log-probabilities) and ``label``: both one-hot, on the own grid.
+        preprocessing: of an item with the files of ``image`` and ``label``: both [channels,*S].
+        postprocessing: of an item with ``pred`` (log-probabilities [C,*S]) and ``label`` [1,*S']: both one-hot [C,*S'],
+            on the scan's own grid.
         labels: {class index: name}, of all classes.
         device: of the network.
     """

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import Dataset, ThreadDataLoader
 from monai.losses import DiceCELoss
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
@@ -12,6 +13,7 @@ from scripts.losses import SigmoidRamp
 from scripts.methods import EntropyFilter, Method
 from scripts.methods.terms import Contrastive, Cosine, CrossPseudo, EntropyFiltered, Supervised
 from scripts.networks import DualNetwork, WithFeatures
+from scripts.runs import RunState
 
 
 def make_loader(count, keys, batch_size=2, first=0):
@@ -76,3 +78,32 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+class Killed(Exception):
+    pass
+
+
+def train_with_log(folder, make_log, killed_at=None):
+    """Train two epochs of three steps in a run's folder, or go on there; killed right after a step.
+
+    Args:
+        folder: of the run.
+        make_log: makes the handler that logs.
+        killed_at: number of the step; None: not at all.
+    """
+
+    def handlers(network, optimizer, method):
+        return [make_log(), RunState(str(folder), network, {"optimizer": optimizer, "method": method})]
+
+    trainer = make_trainer(max_epochs=2, handlers=handlers)
+    if killed_at is None:
+        trainer.run()
+        return
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=killed_at))
+    def kill(engine):
+        raise Killed
+
+    with pytest.raises(Killed):
+        trainer.run()

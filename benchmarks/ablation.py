@@ -2,12 +2,14 @@
 """Measure what each method, and each part of it, is worth: run what is missing, resume what was cut off, write tables.
 
     python benchmarks/ablation.py hippocampus --dataset_dir DIR --labels 2 [--seeds 3] [--rows control,paper]
+    python benchmarks/ablation.py hippocampus --dataset_dir DIR --labels 2 --max_epochs 20
     python benchmarks/ablation.py hippocampus --dataset_dir DIR --stem_stride 2 --patch_size "[32,64,32]"
 
 Rows and cells (data sets, numbers of labels) stand in rows.py. All rows have the same networks, augmentation and number
 of steps, that of the default's two parts. What a finished run found is added to ``benchmarks/results/DATASET.json``; a
-table holds runs with the same overrides. With overrides, the rows are those of version 0.x. The tables in
-docs/ablation.md are written again after every run. ``python benchmarks/results.py`` writes all tables of all pages.
+table holds runs with the same overrides. With ``--max_epochs`` alone the same rows are compared in fewer steps, in a
+table and a file of their own; with other overrides, the rows are those of version 0.x. The tables in docs/ablation.md
+are written again after every run. ``python benchmarks/results.py`` writes all tables of all pages.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
+from typing import NamedTuple
 
 import fire
 import numpy as np
@@ -27,11 +30,122 @@ import records
 from monai.bundle import ConfigParser
 from pages import replace_table
 from records import ROOT, Run
-from rows import CELLS, CHAIN, METHODS, ROWS, Row
+from rows import CELLS, CHAIN, COMPARED, METHODS, ROWS, Row
 from scipy.stats import wilcoxon
 from splits import folder_with
 
 DIGITS = {"dice": 4, "jaccard": 4, "hd95_mm": 2, "asd_mm": 2}
+
+
+class Cell(NamedTuple):
+    """A data set and a number of labels with a budget: where its runs are, and how one is started.
+
+    Attributes:
+        dataset: name of the data set.
+        datalist: name of the datalist.
+        data: its folder.
+        configs: those of every row.
+        options: what every row is given besides.
+        results: name of the result file, without ``.json``.
+        runs: folder of the runs.
+    """
+
+    dataset: str
+    datalist: str
+    data: Path
+    configs: list[str]
+    options: dict[str, str]
+    results: str
+    runs: Path
+
+    @classmethod
+    def make(
+        cls,
+        dataset: str,
+        dataset_dir: str,
+        labels: int | str,
+        options: Mapping[str, str],
+        recipe: str = "cpu",
+        runs_dir: str = "runs",
+    ) -> Cell:
+        """Of the folder of the datalists; without options the budget is the recipe's.
+
+        Raises:
+            SystemExit: when a config or the datalist is missing.
+        """
+        configs = ["configs/train.json", f"configs/datasets/{dataset}.json", f"configs/recipes/{recipe}.json"]
+        if missing := [name for name in configs if not (ROOT / name).exists()]:
+            raise SystemExit(f"{', '.join(missing)}: no such file.")
+        of_recipe = budget(configs)
+        options = dict(options) or of_recipe
+        is_short = options.keys() == {"max_epochs"} and options != of_recipe
+        results = short_file(dataset, options) if is_short else dataset
+        runs = Path(runs_dir).resolve() / f"{results}_{labels}"
+        data = folder_with(Path(dataset_dir).resolve(), str(labels), runs)
+        return cls(dataset, f"datalist_{labels}.json", data, configs, options, results, runs)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its runs are shorter than the recipe's: these have a file of their own."""
+        return self.results != self.dataset
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Of a run."""
+        return self.runs / f"{self.dataset}_{name}_seed{seed}"
+
+    def finished(self, name: str) -> dict[int, dict]:
+        """Records of a row's finished runs, by seed."""
+        return finished(self.results, name, self.datalist, self.options)
+
+    def start(self, name: str, seed: int) -> Run:
+        """The run whose weights a row starts from.
+
+        Raises:
+            SystemExit: when these are missing.
+        """
+        before = Run(self.folder(ROWS[name].after, seed))
+        if not before.model.exists():
+            raise SystemExit(
+                f"{before.folder}: {name} starts from its weights. Put it back, or repeat it in another folder."
+            )
+        return before
+
+    def arguments(self, name: str, seed: int) -> list[str]:
+        """Of ``monai.bundle``, to train a row; the row that it starts from has been trained.
+
+        Raises:
+            SystemExit: when the weights that it starts from are missing.
+        """
+        row = ROWS[name]
+        words = ["run", "training", "--config_file", repr([*self.configs, *row.configs])]
+        words += ["--dataset_dir", str(self.data), "--runs_dir", str(self.runs)]
+        words += [word for option, value in self.options.items() for word in (f"--{option}", str(value))]
+        words += [] if self.datalist == "datalist_8.json" else ["--datalist_name", self.datalist]
+        words += ["--seed", str(seed)]
+        return [*words, "--initial_weights", str(self.start(name, seed).model)] if row.after else words
+
+    def add(self, folder: Path, **changes: object) -> None:
+        """Add the record of a finished run.
+
+        Raises:
+            SystemExit: when it is of another experiment.
+        """
+        record = {**records.record(folder)[1], **changes}
+        if (record["options"], record["datalist"]) != (self.options, self.datalist):
+            raise SystemExit(f"{folder} is a run with other overrides. Give another --runs_dir, or move it away.")
+        records.add(self.results, record)
+
+    def write_tables(self, page: Path, is_chain: bool) -> None:
+        """Into the page that has a place for them."""
+        labels = records.labels({"datalist": self.datalist})
+        if self.is_short:
+            replace_table(page, f"comparison {self.dataset}", comparison(self.dataset, self.options))
+        elif is_chain:
+            table = table_of(self.dataset, self.datalist, self.options)
+            replace_table(page, f"ablation {self.dataset} {labels}", table)
+        else:
+            replace_table(page, f"cell {self.dataset} {labels}", cell_table(self.dataset, labels, self.options))
+            replace_table(page, "methods", overview())
 
 
 def ablation(
@@ -63,83 +177,74 @@ def ablation(
     Raises:
         SystemExit: when an argument names nothing that exists, a run fails, or a run folder is of another experiment.
     """
-    table = CHAIN if overrides else METHODS
-    names = list(table) if rows is None else rows.split(",") if isinstance(rows, str) else list(rows)
-    if unknown := [name for name in names if name not in table]:
-        raise SystemExit(f"--rows names {', '.join(unknown)}, but there are {', '.join(table)}.")
+    table = CHAIN if overrides.keys() - {"max_epochs"} else METHODS
+    names = names_of(rows, table)
     if dataset_dir is None:
         raise SystemExit("Give --dataset_dir, the folder of the datalists.")
-    configs = ["configs/train.json", f"configs/datasets/{dataset}.json", f"configs/recipes/{recipe}.json"]
-    if missing := [name for name in configs if not (ROOT / name).exists()]:
-        raise SystemExit(f"{', '.join(missing)}: no such file.")
-    options = {name: "".join(str(value).split()) for name, value in overrides.items()} or budget(configs)
-    datalist = f"datalist_{labels}.json"
-    runs = Path(runs_dir).resolve() / f"{dataset}_{labels}"
-
-    def write_tables() -> None:
-        page = ROOT / document
-        if overrides:
-            replace_table(page, f"ablation {dataset} {labels}", table_of(dataset, datalist, options))
-        else:
-            replace_table(page, f"cell {dataset} {labels}", cell_table(dataset, str(labels), options))
-            replace_table(page, "methods", overview())
-
-    write_tables()
-    if not seeds:
-        return
-    data = folder_with(Path(dataset_dir).resolve(), str(labels), runs)
-    words = ["--dataset_dir", str(data), "--runs_dir", str(runs)]
-    words += [word for name, value in overrides.items() or options.items() for word in (f"--{name}", str(value))]
-    words += [] if datalist == "datalist_8.json" else ["--datalist_name", datalist]
+    options = {name: "".join(str(value).split()) for name, value in overrides.items()}
+    cell = Cell.make(dataset, dataset_dir, labels, options, recipe=recipe, runs_dir=runs_dir)
+    if cell.is_short:
+        names = without_other_budgets(names, rows is not None)
+    page = ROOT / document
+    cell.write_tables(page, table is CHAIN)
 
     def train(name: str, seed: int) -> None:
         """Train a row, and before it the row that it starts from; what is finished is on record and kept."""
-        if seed in finished(dataset, name, datalist, options):
+        if seed in cell.finished(name):
             return
-        row = ROWS[name]
-        folder, before = (runs / f"{dataset}_{one}_seed{seed}" for one in (name, row.after))
+        row, folder = ROWS[name], cell.folder(name, seed)
         if row.after:
             train(row.after, seed)
         if row.program == "nnunet":
-            command = ["benchmarks/peers/nnunet.py", dataset, "--dataset_dir", str(data), "--labels", str(labels)]
-            command += [
-                "--seed",
-                str(seed),
-                "--threads",
-                str(threads or os.cpu_count()),
-                "--work",
-                str(runs / "nnunet"),
-            ]
+            command = ["benchmarks/peers/nnunet.py", dataset, "--dataset_dir", str(cell.data), "--labels", str(labels)]
+            command += ["--seed", str(seed), "--threads", str(threads or os.cpu_count())]
+            command += ["--work", str(cell.runs / "nnunet")]
             if row.after:
-                minutes = finished(dataset, row.after, datalist, options)[seed]["minutes"]
-                command += ["--minutes", str(minutes)]
+                command += ["--minutes", str(cell.finished(row.after)[seed]["minutes"])]
             run(command, threads)  # which adds its record
-            write_tables()
-            return
-        if row.after and not Run(before).model.exists():
-            raise SystemExit(f"{before}: {name} starts from its weights. Put it back, or repeat it in another folder.")
-        if row.program == "selftrain":
-            folder = before.with_name(f"{before.name}_selftrain1")
+        elif row.program == "selftrain":
+            before, start = cell.start(name, seed).folder, cell.finished(row.after)[seed]
             run(["-m", "scripts", "selftrain", str(before)], threads)
-        elif not Run(folder).is_finished:
-            own = ["--seed", str(seed), *(["--initial_weights", str(Run(before).model)] if row.after else [])]
-            files = repr([*configs, *row.configs])
-            run(["-m", "monai.bundle", "run", "training", "--config_file", files, *words, *own], threads)
-        _, record = records.record(folder)
-        if row.program == "selftrain":
-            start = finished(dataset, row.after, datalist, options)[seed]
-            record |= {"options": options, "minutes": round(record["minutes"] + start["minutes"], 1)}
-            record["command"] = f"python -m scripts selftrain runs/{before.name}"
-        if (record["options"], record["datalist"]) != (options, datalist):
-            raise SystemExit(f"{folder} is a run with other overrides. Give another --runs_dir, or move it away.")
-        records.add(dataset, record)
-        write_tables()
+            folder = before.with_name(f"{before.name}_selftrain1")
+            minutes = round(records.record(folder)[1]["minutes"] + start["minutes"], 1)
+            command = f"python -m scripts selftrain runs/{before.name}"
+            cell.add(folder, options=cell.options, minutes=minutes, command=command)
+        else:
+            arguments = cell.arguments(name, seed)
+            if not Run(folder).is_finished:
+                run(["-m", "monai.bundle", *arguments], threads)
+            cell.add(folder)
+        cell.write_tables(page, table is CHAIN)
 
     # all rows with seed 0 before any with seed 1: a table cut short by time compares every method
     for seed in range(seeds):
         for name in names:
             if seed == 0 or ROWS[name].always:
                 train(name, seed)
+
+
+def names_of(rows: str | Iterable[str] | None, table: Mapping[str, Row]) -> list[str]:
+    """The rows that are asked for; all where none is.
+
+    Raises:
+        SystemExit: when there is no such row.
+    """
+    names = list(table) if rows is None else rows.split(",") if isinstance(rows, str) else list(rows)
+    if unknown := [name for name in names if name not in table]:
+        raise SystemExit(f"--rows names {', '.join(unknown)}, but there are {', '.join(table)}.")
+    return names
+
+
+def without_other_budgets(names: list[str], are_given: bool) -> list[str]:
+    """The rows that can be compared in any number of steps.
+
+    Raises:
+        SystemExit: when others were asked for.
+    """
+    kept = [name for name in names if ROWS[name].program != "nnunet"]
+    if are_given and kept != names:
+        raise SystemExit("nnU-Net is trained as long as the recipe's runs: leave out --max_epochs.")
+    return kept
 
 
 def budget(configs: list[str]) -> dict[str, str]:
@@ -158,15 +263,21 @@ def run(arguments: list[str], threads: int | None) -> None:
         raise SystemExit("The run above failed; what was finished before it is in the table.")
 
 
-def finished(dataset: str, method: str, datalist: str, options: dict[str, str]) -> dict[int, dict]:
+def short_file(dataset: str, options: Mapping[str, str]) -> str:
+    """Name of the result file of runs that are shorter than the recipe's."""
+    return f"{dataset}_{options['max_epochs']}_epochs"
+
+
+def finished(results: str, method: str, datalist: str, options: dict[str, str]) -> dict[int, dict]:
     """Records of the finished runs of a row with these options, by seed: from the start that the row has."""
     row = ROWS[method]
     wanted = {"method": method, "datalist": datalist}
     if row.program == "nnunet":
-        return {run["seed"]: run for run in records.read(dataset) if wanted.items() <= run.items()}
+        return {run["seed"]: run for run in records.read(results) if wanted.items() <= run.items()}
     wanted["options"] = options
+    dataset = re.sub(r"_\d+_epochs$", "", results)
     start = re.compile("None" if row.after is None else rf"{dataset}_{row.after}_seed\d+")
-    found = [run for run in records.read(dataset) if wanted.items() <= run.items()]
+    found = [run for run in records.read(results) if wanted.items() <= run.items()]
     return {run["seed"]: run for run in found if start.fullmatch(str(run["start"]))}
 
 
@@ -199,6 +310,39 @@ def cell_table(dataset: str, labels: str, options: dict[str, str]) -> str:
     return "".join(lines) + commands_of(results, METHODS)
 
 
+def comparison(dataset: str, options: dict[str, str]) -> str:
+    """Every method with the same, short budget at several numbers of labels, best mean first, with the commands."""
+    file, columns = short_file(dataset, options), COMPARED.get(dataset, ())
+    names = without_other_budgets(list(METHODS), False)
+    found = {name: [finished(file, name, f"datalist_{one}.json", options) for one in columns] for name in names}
+    found = {name: cells for name, cells in found.items() if any(cells)}
+    if not found:
+        return "Not run.\n"
+
+    def order(cells: list[dict[int, dict]]) -> tuple[bool, float]:
+        """Rows with a cell that was not run stand last."""
+        return not all(cells), -np.mean([_dice(runs) for runs in cells if runs])
+
+    titles = [f"{one} labels | HD95 (mm) | minus control | p | seeds" for one in columns]
+    lines = ["| row | " + " | ".join(titles) + " |\n", "|---" * (1 + 5 * len(columns)) + "|\n"]
+    for name, cells in sorted(found.items(), key=lambda item: order(item[1])):
+        texts = [f"`{name}`"]
+        for by_seed, control in zip(cells, found.get("control", [{}] * len(columns)), strict=True):
+            runs = list(by_seed.values())
+            scores = means(runs, {"dice": 3, "hd95_mm": 2}) if runs else ["not run", ""]
+            texts += [*scores, *(["", ""] if name == "control" else compare(by_seed, control)), join(by_seed)]
+        lines.append("| " + " | ".join(texts) + " |\n")
+    every = [run for cells in found.values() for by_seed in cells for run in by_seed.values()]
+    missing = [f"`{name}`" for name in names if name not in found]
+    lines.append("\n" + fill(f"Not run: {', '.join(missing)}.", 120, break_on_hyphens=False) + "\n" if missing else "")
+    lines.append(f"\nSteps: {join(run['steps'] for run in every)}; on {join(run['device'] for run in every)}.\n")
+    return "".join(lines) + commands_of({name: cells[0] or cells[-1] for name, cells in found.items()}, METHODS)
+
+
+def _dice(runs: dict[int, dict]) -> float:
+    return float(np.mean([run["networks"]["ensemble"]["dice"][0] for run in runs.values()]))
+
+
 def gap_closed(method: dict[int, dict], control: dict[int, dict], bound: dict[int, dict]) -> str:
     """Share of the way from the control to the control with all labels, from the seeds that method and control have."""
     seeds = method.keys() & control.keys()
@@ -219,10 +363,7 @@ def overview() -> str:
     lines = ["| row | " + " | ".join(titles) + " |\n", "|---" * (len(cells) + 1) + "|\n"]
     for name in METHODS:
         found = [finished(dataset, name, f"datalist_{labels}.json", budgets[dataset]) for dataset, labels in cells]
-        dice = [
-            f"{np.mean([run['networks']['ensemble']['dice'][0] for run in runs.values()]):.3f}" if runs else "not run"
-            for runs in found
-        ]
+        dice = [f"{_dice(runs):.3f}" if runs else "not run" for runs in found]
         lines.append(f"| `{name}` | " + " | ".join(dice) + " |\n")
     return "".join(lines)
 

@@ -39,12 +39,13 @@ def page() -> str:
     """The text of the page with its tables."""
     step, gpu, inference, scale = read("step"), read("step_gpu"), read("window_inference"), read("scale")
     paper, memory, cpu = step["paper"], step["memory"], step["cpu"]
+    inside = step["convolutions"]["time"]
     under = f"{step['machine']}; crops of {{}}, 2 labelled and 2 unlabelled."
     on_gpu = dict.fromkeys([*gpu["paper"]["time"], *gpu["memory"]["gib"]])
     tables = {
         "step": table(
-            ("step of recipe paper", "time, published scheme 1"),
-            list(paper["time"].items()),
+            ("step of recipe paper", "time, published scheme 1", "its convolutions alone"),
+            [(name, time, inside.get(name, "")) for name, time in paper["time"].items()],
             f"{under.format(by(paper['size']))} {paper['rounds']} rounds.",
         ),
         "memory": table(
@@ -54,14 +55,16 @@ def page() -> str:
         ),
         "cpu": (
             f"Recipe `cpu` (crops of {by(cpu['size'])}, 8 base channels, the default method): the whole step,\n"
-            f"without its loader, takes {cpu['time']} times as long as the forward and backward pass of its networks\n"
-            f"on the same images ({cpu['rounds']} rounds).\n"
+            f"without its loader, takes {cpu['time']['networks']} times as long as the forward and backward pass of\n"
+            f"its networks on the same images, {cpu['time']['networks and teachers']} times as long as that with the\n"
+            f"forward pass of the averages that teach ({cpu['rounds']} rounds). AdamW's update of them takes\n"
+            f"{step['optimizer']['time']} of its time with `fused`.\n"
         ),
         "gpu": table(
             ("step of recipe paper", "time, published scheme 1", "GiB at the peak"),
             [(name, gpu["paper"]["time"].get(name, ""), gpu["memory"]["gib"].get(name, "")) for name in on_gpu],
             f"{gpu['machine']}; crops of {by(gpu['paper']['size'])}; {gpu['paper']['rounds']} rounds. Recipe `cpu`: "
-            f"{gpu['cpu']['time']} times its networks.",
+            f"{gpu['cpu']['time']['networks']} times its networks.",
         ),
         "inference": table(
             ("configs/inference.json", "time, as shipped 1"),

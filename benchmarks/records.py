@@ -28,8 +28,9 @@ SUMMARIES = ("dice", "jaccard", "hd95_mm", "hd95_pooled_mm", "asd_mm", "hd95_vox
 IDENTITY = ("method", "datalist", "start", "seed", "steps", "options")
 PAGE_WIDTH = 130
 PRETRAINED = "configs/recipes/pretrained.json"
-# What a command has besides these makes a run another experiment.
+# What a command has besides these makes a run another experiment; the last three say how it is computed, and not which.
 OWN_OPTIONS = ("--config_file", "--dataset_dir", "--seed", "--runs_dir", "--datalist_name", "--initial_weights")
+OWN_OPTIONS += ("--precision", "--num_workers", "--tensorboard")
 
 
 def read(dataset: str) -> list[dict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CELLS", "CHAIN", "METHODS", "ROWS", "Row"]
+__all__ = ["CELLS", "CHAIN", "COMPARED", "METHODS", "ROWS", "Row"]
 
 
 class Row(NamedTuple):
@@ -106,3 +106,6 @@ CELLS = {
     "acdc": ("3", "7", "all"),
 }
 """How many scans (of ACDC patients) are labelled, by data set, fewest first."""
+
+COMPARED = {"hippocampus": ("2", "8")}
+"""Numbers of labels at which every method is compared with fewer steps than the recipe's."""

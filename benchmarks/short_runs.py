@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training of seconds on crops of real scans, for benchmarks that spoil it: its command, its start, its result.
+"""Trainings that start at once, and one of seconds on crops of real scans, for benchmarks that spoil it.
 
 Everything is imported once; each training is a process forked from this one, which goes through the ``__main__`` of
 ``monai.bundle`` and the interpreter's own handling of errors, as the command does.
@@ -106,33 +106,24 @@ def arguments(data: Path, runs: Path, processes: int = 1, **options: object) -> 
     return ["run", "training", f"--config_file={files}", *(f"--{name}={value}" for name, value in values.items())]
 
 
-class Training:
-    """A training of one process or several, in a process group of its own.
+class Process:
+    """A training of ``monai.bundle`` in a process forked from this one, or several, in a process group of its own.
 
     Args:
-        data: folder of :func:`few_scans`.
-        runs: folder for its run.
+        words: arguments of ``monai.bundle``.
         log: file to which all processes write.
         processes: how many train together.
         within: called in each process before it starts, with its rank.
-        options: values of the config.
     """
 
     def __init__(
-        self,
-        data: Path,
-        runs: Path,
-        log: Path,
-        processes: int = 1,
-        within: Callable[[int], None] = lambda rank: None,
-        **options: object,
+        self, words: list[str], log: Path, processes: int = 1, within: Callable[[int], None] = lambda rank: None
     ) -> None:
         self.code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
             self._redirect(log)
-            words = arguments(data, runs, processes, **options)
             if processes == 1:
                 self._run(words, within, 0)
             self._launch(words, within, processes)
@@ -207,6 +198,30 @@ class Training:
                 for other in children:
                     os.kill(other, signal.SIGKILL)
         os._exit(next((code % 256 for code in codes if code), 0))
+
+
+class Training(Process):
+    """A training on the few scans, in one process or several.
+
+    Args:
+        data: folder of :func:`few_scans`.
+        runs: folder for its run.
+        log: file to which all processes write.
+        processes: how many train together.
+        within: called in each process before it starts, with its rank.
+        options: values of the config.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        runs: Path,
+        log: Path,
+        processes: int = 1,
+        within: Callable[[int], None] = lambda rank: None,
+        **options: object,
+    ) -> None:
+        super().__init__(arguments(data, runs, processes, **options), log, processes, within)
 
 
 def wait_for(path: Path, text: str, training: Training, seconds: float = 300) -> None:

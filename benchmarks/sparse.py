@@ -3,7 +3,7 @@
 
     python benchmarks/sparse.py make --data DATA --work WORK     # DATA has acdc/ (with scribbles/) and hippocampus/
     python benchmarks/sparse.py commands --work WORK             # of the trainings that are not finished
-    python benchmarks/sparse.py train --work WORK [--only hippocampus_slices] [--seeds 3]
+    python benchmarks/sparse.py train --work WORK [--only hippocampus_slices] [--seeds 3] [--jobs 16]
     python benchmarks/sparse.py table --work WORK
 
 A trial of all of it in minutes, in a folder of its own: ``make --few 2``, ``train --max_epochs 2 --epoch_length 2``.
@@ -167,14 +167,33 @@ def commands(
 
 
 def train(
-    work: str, only: str | tuple[str, ...] | None = None, seeds: int = 1, recipe: str = "cpu", **options: object
+    work: str,
+    only: str | tuple[str, ...] | None = None,
+    seeds: int = 1,
+    recipe: str = "cpu",
+    jobs: int = 1,
+    minutes: float | None = None,
+    **options: object,
 ) -> None:
-    """Train what is not finished, one after the other, and print the table; arguments as of ``commands``.
+    """Train what is not finished and print the table; arguments as of ``commands``.
+
+    Args:
+        jobs: how many at a time, on a GPU.
+        minutes: with several: stop after these; the same command goes on.
 
     Raises:
         SystemExit: when a training fails.
     """
-    for command in _missing(Path(work).resolve(), only, seeds, recipe, options):
+    missing = _missing(Path(work).resolve(), only, seeds, recipe, options)
+    if jobs > 1:
+        from pool import Job, train_all  # imports all of the bundle
+
+        words = [command[3:] for command in missing]
+        names = [one[one.index("--run_name") + 1] for one in words]
+        parts = [[(one.copy, Path(work, f"{name}.log"))] for one, name in zip(words, names, strict=True)]
+        train_all([Job(name, part) for name, part in zip(names, parts, strict=True)], jobs, minutes)
+        missing = iter(())
+    for command in missing:
         print(f"\n{shlex.join(command)}", flush=True)
         if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
             raise SystemExit("The training above failed; the same command goes on with it.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training step costs beside the published scheme's, and what the keys of the configs do to its time and memory.
 
-    python benchmarks/step.py                               # recipe paper's crops, 112 x 112 x 80: minutes a round
-    python benchmarks/step.py --size 48 32 32 --rounds 2    # what docs/performance.md was made with
+    python benchmarks/step.py --parts paper --rounds 1      # recipe paper's crops, 112 x 112 x 80: minutes a round
+    python benchmarks/step.py --parts memory --size 48 32 32
 
 The published scheme is written here from its description: a V-Net and a ResNet-34 V-Net, an optimizer for each, and for
 each a backward pass of its own losses (supervised, and cross pseudo supervision); the networks are this bundle's, in
@@ -41,7 +41,7 @@ VARIANTS = {
 PAPER = ("configs/train.json", "configs/methods/paper.json", "configs/recipes/paper.json")
 CPU = {"base_channels": 8, "stem_stride": 2}
 CPU_SIZE = (64, 64, 32)
-PARTS = ("paper", "memory", "cpu")
+PARTS = ("paper", "convolutions", "memory", "cpu", "optimizer")
 
 Step = Callable[[], None]
 
@@ -75,8 +75,9 @@ def published_step(batches: tuple[dict, dict], device: torch.device) -> Step:
 
 def our_step(
     files: tuple[str, ...], size: tuple[int, ...], batches: tuple[dict, dict], device: torch.device, **changes: object
-) -> tuple[Step, Step]:
-    """The step of a config past its warm-up, and the forward and backward pass of its networks alone."""
+) -> dict[str, Step]:
+    """Of a config past its warm-up: the whole step, its networks' forward and backward pass, and these with the
+    forward pass of the averages that teach."""
     parser = ConfigParser()
     parser.read_config([str(ROOT / file) for file in files])
     fixed = {"bundle_root": str(ROOT), "device": device, "warm_up": 0, "num_classes": 2, "flip_axes": []}
@@ -85,6 +86,9 @@ def our_step(
     method, dtype = parser.get_parsed_content("method").to(device), parser.get_parsed_content("autocast")
     average = parser.get_parsed_content("average")
     seen: list[torch.Tensor] = []
+    taught: list[torch.Tensor] = []
+    if average is not None:
+        average.module.register_forward_pre_hook(lambda module, images: taught.__setitem__(slice(None), images))
 
     def noted(images: torch.Tensor) -> object:
         seen[:] = [images]
@@ -107,7 +111,21 @@ def our_step(
             output = network(seen[0])
         sum(subnet.logits.float().mean() for subnet in output).backward()
 
-    return step, alone
+    def with_teachers() -> None:
+        alone()
+        if taught:
+            with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                average.module(*taught)
+
+    return {"whole": step, "networks": alone, "networks and teachers": with_teachers}
+
+
+def update(fused: bool, device: torch.device) -> Step:
+    """AdamW's update of the networks of recipe cpu."""
+    network = DualNetwork(ResNetVNet(base_channels=8, norm="group"), VNet(base_channels=8, norm="group")).to(device)
+    for weights in network.parameters():
+        weights.grad = torch.randn_like(weights)
+    return torch.optim.AdamW(network.parameters(), fused=fused).step
 
 
 def ratios(steps: dict[str, Step], reference: str, rounds: int, device: torch.device) -> dict[str, float]:
@@ -123,6 +141,19 @@ def ratios(steps: dict[str, Step], reference: str, rounds: int, device: torch.de
     return {name: round(statistics.median(values), 3) for name, values in found.items()}
 
 
+def convolutions(steps: dict[str, Step], reference: str) -> dict[str, float]:
+    """Time of one step in its convolutions, forward and backward, as a fraction of the reference's whole step."""
+    whole, inside = {}, {}
+    for name, step in steps.items():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+            step()
+        kinds = record.key_averages()
+        whole[name] = sum(kind.self_cpu_time_total for kind in kinds)
+        inside[name] = sum(kind.self_cpu_time_total for kind in kinds if "conv" in kind.key)
+        print(f"{name}: {whole[name] / 1e6:.1f} s, {inside[name] / 1e6:.1f} s in convolutions", flush=True)
+    return {name: round(time / whole[reference], 3) for name, time in inside.items()}
+
+
 def is_possible(changes: dict, size: tuple[int, ...], device: torch.device) -> bool:
     """Whether auto would take bfloat16 here: where the processor has it."""
     with torch.device("meta"):
@@ -135,9 +166,9 @@ def peaks(variants: dict[str, dict], size: tuple[int, ...], device: torch.device
     found = {}
     for name in ("float32", list(variants)[-1]):
         for checkpointing in (False, True):
-            step, _ = our_step(
+            step = our_step(
                 PAPER, size, make_batches(size, device), device, **variants[name], checkpointing=checkpointing
-            )
+            )["whole"]
             step()
             found[name + (", checkpointing" if checkpointing else "")] = round(peak(step, device), 3)
     return found
@@ -158,18 +189,25 @@ def main() -> None:
         if part == "paper":
             batches = make_batches(size, device)
             steps = {"published scheme": published_step(batches, device)}
-            steps |= {name: our_step(PAPER, size, batches, device, **changes)[0] for name, changes in variants.items()}
+            steps |= {
+                name: our_step(PAPER, size, batches, device, **changes)["whole"] for name, changes in variants.items()
+            }
             found = {"size": size, "rounds": rounds, "time": ratios(steps, "published scheme", rounds, device)}
+        elif part == "convolutions":
+            batches, kept = make_batches(size, device), [name for name in variants if "channels last" in name]
+            steps = {"published scheme": published_step(batches, device)}
+            steps |= {name: our_step(PAPER, size, batches, device, **variants[name])["whole"] for name in kept}
+            found = {"size": size, "time": convolutions(steps, "published scheme")}
         elif part == "memory":
             found = {"size": size, "gib": peaks(variants, size, device)}
+        elif part == "optimizer":
+            steps = {name: update(fused, device) for name, fused in (("one by one", False), ("fused", True))}
+            found = {"rounds": 3 * rounds, "time": ratios(steps, "one by one", 3 * rounds, device)["fused"]}
         else:
             batches = make_batches(CPU_SIZE, device)
-            whole, alone = our_step(("configs/train.json",), CPU_SIZE, batches, device, **CPU)
-            found = {
-                "size": CPU_SIZE,
-                "rounds": 3 * rounds,
-                "time": ratios({"whole": whole, "networks": alone}, "networks", 3 * rounds, device)["whole"],
-            }
+            steps = our_step(("configs/train.json",), CPU_SIZE, batches, device, **CPU)
+            times = {name: ratios(steps, name, 3 * rounds, device)["whole"] for name in list(steps)[1:]}
+            found = {"size": CPU_SIZE, "rounds": 3 * rounds, "time": times}
         print(part, found, flush=True)
         kept = json.loads(result.read_text()) if result.exists() else {}
         result.write_text(json.dumps({**kept, "machine": machine, part: found}, indent=1) + "\n")

@@ -30,6 +30,7 @@ from lib.models import model_in_use  # noqa: E402
 from lib.scoring import METHODS, ModelScoring  # noqa: E402
 from lib.server import install  # noqa: E402
 from lib.settings import Settings  # noqa: E402
+from lib.shared_list import OneAtATime  # noqa: E402
 from lib.strategy import DIVERSITY, FarthestFromSeen, HighestScore  # noqa: E402
 from lib.train import SemiSupervisedTrainTask  # noqa: E402
 from monailabel.interfaces import app as monailabel_app  # noqa: E402
@@ -67,8 +68,12 @@ class DualSegApp(monailabel_app.MONAILabelApp):
             labels=list(self.settings.structures),
         )
 
+    def init_datastore(self) -> Datastore:
+        # here and below MONAI Label reads its settings, but names its own class
+        monailabel_app.LocalDatastore = OneAtATime
+        return super().init_datastore()
+
     def _init_dicomweb_datastore(self) -> Datastore:
-        # MONAI Label reads address and password from its settings here, but names its own class
         monailabel_app.DICOMWebDatastore = partial(SeriesDatastore, self.settings.structures)
         return super()._init_dicomweb_datastore()
 

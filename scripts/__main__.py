@@ -3,6 +3,7 @@
 
 import os
 import signal
+import sys
 from types import FrameType
 
 from .errors import plain_words
@@ -13,8 +14,10 @@ def main() -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # in a shell's background Ctrl-C is ignored, and stays so
         signal.signal(signal.SIGINT, _end)
+    from .cli import COMMANDS
     from .cli import main as run
 
+    COMMANDS.get(next(iter(sys.argv[1:]), ""))  # imports what the command needs
     signal.signal(signal.SIGINT, before)
     run()
 

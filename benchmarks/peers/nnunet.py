@@ -67,7 +67,7 @@ def main(
         labels: how many scans are labelled, as in the name of the datalist, ``datalist_8.json``.
         minutes: wall time of the training; a few iterations are measured first. Default: ``epochs``.
         epochs: of nnU-Net; with ``minutes`` their number follows from it.
-        iterations: of an epoch.
+        iterations: of an epoch; with ``minutes`` about as many.
         seed: of weights and crops; nnU-Net is not the same bit for bit.
         threads: of PyTorch.
         test_scans: score the first so many alone, and add no record: to try it out.
@@ -96,11 +96,11 @@ def main(
         plans.touch()
     if minutes is not None:
         trial = _train(python, folder, "trial", {**wanted, **TRIAL})["epoch_seconds"][-1] / TRIAL["iterations"]
-        epochs = max(1, round(60 * minutes / (trial * iterations)))
+        epochs, iterations = schedule(minutes, trial, iterations)
         print(
             f"{trial:.2f} s an iteration: {epochs} epochs of {iterations} iterations in {minutes} minutes", flush=True
         )
-    trained = _train(python, folder, "results", {**wanted, "epochs": epochs})
+    trained = _train(python, folder, "results", {**wanted, "epochs": epochs, "iterations": iterations})
     raw, predictions = _raw(folder), folder / "predictions"
     if len(list(predictions.glob("*.nii.gz"))) < len(datalist["test"]):
         options = [
@@ -146,6 +146,20 @@ def main(
                 **records.scores(Run(folder / "scores")),
             },
         )
+
+
+def schedule(minutes: float, seconds: float, iterations: int) -> tuple[int, int]:
+    """Epochs, and iterations of each, that take this time: about as many as asked for, since of a few long epochs
+    much time would be left, or be missing.
+
+    Args:
+        minutes: of the training.
+        seconds: of an iteration.
+        iterations: of an epoch, that are asked for.
+    """
+    possible = 60 * minutes / seconds
+    epochs = max(1, round(possible / iterations))
+    return epochs, max(1, round(possible / epochs))
 
 
 def make_dataset(datalist: Mapping[str, Any], folder: Path) -> None:

@@ -21,19 +21,20 @@ from scripts.data.io.formats.dicom import dicom_volume
 from scripts.data.io.formats.nifti import save_nifti
 
 from .labels import SCRIBBLES
+from .shared_list import OneAtATime
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["SeriesDatastore"]
 
 
-class SeriesDatastore(DICOMWebDatastore):
+class SeriesDatastore(OneAtATime, DICOMWebDatastore):
     """Series of a DICOMweb server, and the DICOM SEG objects that refer to them (ours).
 
     MONAI Label's own reads of a SEG no more than the slices that something was drawn in, takes the number of a segment
     for its class, any SEG of a series for its label, and remembers for two hours which series have one. Here a label
     has all slices of its scan, segments become classes by their names, the newest SEG of a series is its label, and one
-    that has just been submitted counts.
+    that has just been submitted counts. A series of which the server sent a part only is not taken for the whole.
 
     Args:
         structures: {name: class number} of the server.
@@ -45,25 +46,41 @@ class SeriesDatastore(DICOMWebDatastore):
         self._seen: dict[str, tuple[str, str]] = {}
         super().__init__(**options)
 
+    def get_image_uri(self, image_id: str) -> str:
+        """The file of a scan; its series is brought if need be."""
+        series = Path(self._datastore.image_path()) / image_id
+        if not (series.is_dir() and any(series.iterdir())):
+            with TemporaryDirectory(prefix=".incoming_", dir=series.parent) as folder:
+                whole = Path(folder) / image_id
+                dicom_web_download_series(None, image_id, str(whole), self._client, self._fetch_by_frame)
+                try:
+                    whole.rename(series)
+                except OSError:
+                    if not series.is_dir():  # else another request brought it first
+                        raise
+        return super().get_image_uri(image_id)
+
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """The file of a label; of the SEG ``label_id`` of the series ``image_id`` it is made if need be.
 
         Raises:
             DataError: when the SEG does not lie on its scan's voxels.
         """
-        here = super(DICOMWebDatastore, self).get_label_uri(image_id or label_id, label_tag)
-        if here or not image_id:
-            return here
-        self.get_image_uri(image_id)  # brings the series, too
-        series = dicom_volume(Path(self._datastore.image_path()) / image_id)
-        with TemporaryDirectory() as folder:
-            dicom_web_download_series(None, label_id, folder, self._client, self._fetch_by_frame)
-            (label,) = dicom_labels(folder)
-            classes = {name: n for name in label.names if (n := self._structures.get(name.lower())) is not None}
-            file = Path(folder) / "label.nii.gz"
-            save_nifti(draw_label(label, series, classes), series.affine, file)
-            LocalDatastore.save_label(self, image_id, str(file), label_tag, self._dicom_info(label_id))
-        return super(DICOMWebDatastore, self).get_label_uri(image_id, label_tag)
+        if image_id:
+            self.get_image_uri(image_id)  # brings the series, too
+        with self._turn:
+            here = super(DICOMWebDatastore, self).get_label_uri(image_id or label_id, label_tag)
+            if here or not image_id:
+                return here
+            series = dicom_volume(Path(self._datastore.image_path()) / image_id)
+            with TemporaryDirectory() as folder:
+                dicom_web_download_series(None, label_id, folder, self._client, self._fetch_by_frame)
+                (label,) = dicom_labels(folder)
+                classes = {name: n for name in label.names if (n := self._structures.get(name.lower())) is not None}
+                file = Path(folder) / "label.nii.gz"
+                save_nifti(draw_label(label, series, classes), series.affine, file)
+                LocalDatastore.save_label(self, image_id, str(file), label_tag, self._dicom_info(label_id))
+            return super(DICOMWebDatastore, self).get_label_uri(image_id, label_tag)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""

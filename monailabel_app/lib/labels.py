@@ -14,6 +14,7 @@ import SimpleITK
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from scripts.data import DataError, inspect_data
+from scripts.data.io.segment_names import give_values, values_by_name
 
 from .settings import Settings
 
@@ -70,7 +71,8 @@ class LabelChecks:
         Args:
             file: the label.
             image: file of its scan.
-            params: what the client said of it: ``label_info`` names its values, ``empty`` says that there are none,
+            params: what the client said of it: ``label_info`` names its values (where it is not given, the segments of
+                a ``.seg.nrrd`` do), ``empty`` says that there are none,
                 ``scribbles`` that what is not marked was not annotated. Voxels of a segment that is called
                 ``background``, ``background_scribbles`` or ``foreground_scribbles`` say so, too. Without names the
                 first two values after those of the structures are the latter two, as in MONAI Label. A label that
@@ -84,7 +86,7 @@ class LabelChecks:
         Raises:
             DataError: when it cannot be used.
         """
-        named = _named_values(params.get(NAMES))
+        named = _named_values(params.get(NAMES)) or self._named_segments(file)
         label = _read(file, name)
         values = np.unique(SimpleITK.GetArrayViewFromImage(label))
         scribbles = bool(params.get(SCRIBBLES)) or any(_is_mark(named.get(value, "")) for value in values if value)
@@ -130,16 +132,25 @@ class LabelChecks:
         for case in cases:
             if _identity(case["label"]) in self._sound:
                 continue
-            listed = self._case(case["image"], case["label"], case["label"] in scribbles)
-            found = inspect_data(listed, progress=False, workers=1).errors
+            try:
+                listed = self._case(case["image"], case["label"], case["label"] in scribbles)
+                found = inspect_data(listed, progress=False, workers=1).errors
+            except DataError as error:  # of a segmentation whose segments are none of the structures
+                found = [str(error)]
             if not found:
                 self.note_sound(case["label"])
             problems += found
         return problems
 
     def _case(self, image: str, label: str, scribbles: bool) -> dict[str, Any]:
-        case = {"labels": self.settings.labels, "training": [{"image": image, "label": label}]}
-        return {**case, "ignore": IGNORED} if scribbles else case
+        cases, ignore = [{"image": image, "label": label}], IGNORED if scribbles else None
+        give_values(cases, self.settings.labels, None, ignore)
+        return {"labels": self.settings.labels, "training": cases, "ignore": ignore}
+
+    def _named_segments(self, file: Path) -> dict[int, str]:
+        """Value to name in a segmentation of 3D Slicer whose names say other than its values; empty for any other."""
+        own = values_by_name([str(file)], self.settings.labels, None).get(str(file), [])
+        return {int(value): self.settings.labels[number] for number, value in enumerate(own) if number}
 
     def _default_names(self) -> dict[int, str]:
         last = max(self.settings.labels)

@@ -17,6 +17,8 @@ from ..data.datalist.check import inspect_data
 from ..data.datalist.read import SECTIONS, image_files, load_datalist, read_content
 from ..data.datalist.write import save_content
 from ..data.io.formats.names import SCAN_SUFFIXES, label_of, names_a_label, prediction_name, scan_stem
+from ..data.io.label_values import VALUES
+from ..data.io.segment_names import give_values
 from ..errors import DataError
 from ..files import replace_file
 from .words import text, words
@@ -63,6 +65,7 @@ def accept(
         if copy.exists() and not filecmp.cmp(copy, files[case], shallow=False):
             raise DataError(f"{copy}: is there already and differs from {files[case]}. Move one of them away.")
     found = [{**cases["unlabeled"][place], "label": str(files[case])} for case, place in places.items()]
+    give_values(found, cases["labels"], cases[VALUES], cases["ignore"])
     own = {key: value for key, value in cases.items() if key not in SECTIONS}
     if errors := inspect_data({**own, "training": found}).errors:
         raise DataError(errors)

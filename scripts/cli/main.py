@@ -3,55 +3,79 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import fire
-from fire.decorators import SetParseFns
+import fire.decorators
 
+from ..bundle_files import BUNDLE, INSTALLED
 from ..errors import DataError, plain_words
-from .accept import accept
-from .check import check
-from .check_config import check_config
-from .convert import convert
-from .methods import methods
-from .prepare import prepare
-from .split import split
-from .training.bundle import bundle
 from .training.bundle_command import INTERRUPTED
-from .training.compare import compare
-from .training.evaluate import evaluate
-from .training.export import export
-from .training.next_scans import next_scans
-from .training.predict import predict
-from .training.report import report
-from .training.selftrain import selftrain
-from .training.train import train
 
 __all__ = ["COMMANDS", "EXIT_CODES", "main"]
 
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "train": train,
-    "predict": predict,
-    "evaluate": evaluate,
-    "compare": compare,
-    "report": report,
-    "export": export,
-    "next": next_scans,
-    "selftrain": selftrain,
-    "accept": accept,
-    "methods": methods,
-    "bundle": bundle,
-    "split": split,
-    "check": check,
-    "check_config": check_config,
-    "convert": convert,
-    "prepare": prepare,
-}
+
+class _Commands(Mapping[str, Callable[..., "int | None"]]):
+    """Commands by name, each imported when it is asked for: most need torch and MONAI, which take seconds.
+
+    Args:
+        places: of each the module, whose last name is the function's.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> Callable[..., int | None]:
+        place = self._places[name]
+        return getattr(import_module(f".{place}", __package__), place.rpartition(".")[2])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def summary(self, name: str) -> str:
+        """First line of what a command says of itself, read from its source."""
+        place = self._places[name]
+        source = Path(find_spec(f".{place}", __package__).origin).read_text(encoding="utf-8")
+        functions = {one.name: one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef)}
+        return ast.get_docstring(functions[place.rpartition(".")[2]]).splitlines()[0]
+
+
+COMMANDS = _Commands(
+    {
+        "train": "training.train",
+        "predict": "training.predict",
+        "evaluate": "training.evaluate",
+        "compare": "training.compare",
+        "report": "training.report",
+        "export": "training.export",
+        "next": "training.next_scans",
+        "selftrain": "training.selftrain",
+        "accept": "accept",
+        "methods": "methods",
+        "bundle": "training.bundle",
+        "split": "split",
+        "check": "check",
+        "check_config": "check_config",
+        "convert": "convert",
+        "prepare": "prepare",
+    }
+)
 EXIT_CODES = {
     0: "done",
     1: "the data or the request cannot be used; one message on stderr says why and what to do",
@@ -61,6 +85,8 @@ EXIT_CODES = {
     143: "stopped by SIGTERM, a training after its step; the same command goes on",
 }
 SETTING = "--set"
+# Fire keeps what SetParseFns says in an attribute of the function: under a public name, help offers it as a command.
+fire.decorators.FIRE_METADATA = "__fire_metadata__"
 
 
 class _Job:
@@ -79,7 +105,7 @@ def _deferred(command: Callable[..., int | None]) -> Callable[..., _Job]:
     texts = [
         name for name, kind in inspect.get_annotations(command, eval_str=True).items() if kind in (str, str | None)
     ]
-    plain = SetParseFns(**dict.fromkeys(texts, str))
+    plain = fire.decorators.SetParseFns(**dict.fromkeys(texts, str))
 
     @plain
     @functools.wraps(command)
@@ -94,10 +120,21 @@ def main(command: list[str] | None = None) -> None:
 
     The exit code is one of ``EXIT_CODES``.
     """
+    words = sys.argv[1:] if command is None else command
+    if not words or words[0] in ("--help", "-h", "help"):
+        _show_help()
+        sys.exit(0)
+    if words[0] == "--version":
+        print(_version())
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        sys.stderr.write(f"Error: {words[0]}: no such command. {meant}There are {', '.join(COMMANDS)}.\n")
+        sys.exit(2)
     try:
-        commands = {name: _deferred(function) for name, function in COMMANDS.items()}
-        words = _join_settings(sys.argv[1:] if command is None else command)
-        job = fire.Fire(commands, command=words, name="dualseg", serialize=lambda result: None)
+        commands = {words[0]: _deferred(COMMANDS[words[0]])}
+        job = fire.Fire(commands, command=_join_settings(words), name="dualseg", serialize=lambda result: None)
         sys.exit((job._call() if isinstance(job, _Job) else 0) or 0)
     except DataError as error:
         sys.stderr.write(f"Error: {error}\n")
@@ -105,6 +142,20 @@ def main(command: list[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         sys.stderr.write(f"\n{plain_words(error)}\n")
         sys.exit(INTERRUPTED)
+
+
+def _show_help() -> None:
+    """All commands with a line on each."""
+    name, width = "dualseg" if INSTALLED else "python -m scripts", max(map(len, COMMANDS))
+    print(f"Usage: {name} COMMAND ...\n")
+    for one in COMMANDS:
+        print(f"  {one:<{width}}  {COMMANDS.summary(one)}")
+    print(f"\n{name} COMMAND --help says all of a command; {name} --version the version.")
+    print(f"For example: {name} train scans --labeled 8 --test 10")
+
+
+def _version() -> str:
+    return json.loads((BUNDLE / "metadata.json").read_text(encoding="utf-8"))["version"]
 
 
 def _join_settings(words: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from .io.formats.dicom import dicom_volume, files_of, is_dicom
 from .io.formats.hdf5 import BENCHMARK_FILE, DATASET_MARK, H5_SUFFIXES, split_dataset
 from .io.formats.names import DICOM_SUFFIXES, VOLUME_SUFFIXES, looks_like_dicom, scan_stem
 from .io.formats.nifti import save_nifti
+from .io.label_values import to_classes
 from .io.readers import H5Reader
+from .io.segment_names import common_values
 from .io.volumes import open_volume
 
 logger = logging.getLogger(__name__)
@@ -76,16 +78,22 @@ def convert_scans(
     taken = [output / target for target in (*jobs, *drawn) if (output / target).exists()]
     if taken and not overwrite:
         raise DataError(f"{taken[0]}: exists already ({len(taken)} such). Name another folder, or add --overwrite.")
+    names, own = common_values(jobs.values())
     for target, path in track(jobs.items(), len(jobs), "Converting", progress):
-        _convert(path, output / target, spacing)
+        _convert(path, output / target, spacing, own.get(path))
+    if names:
+        _say_classes(names)
     classes = number_structures(labels, segments)
     for target, (label, scan) in drawn.items():
         save_nifti(draw_label(label, scan, classes), scan.affine, output / target)
     if classes:
-        logger.warning(
-            "The classes of the labels are 0 background, %s", ", ".join(f"{n} {s}" for s, n in classes.items())
-        )
+        _say_classes({number: name for name, number in classes.items()})
     return [str(output / target) for target in (*jobs, *drawn)]
+
+
+def _say_classes(names: Mapping[int, str]) -> None:
+    listed = ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
+    logger.warning("The classes of the labels are 0 background, %s", listed)
 
 
 def _holds_only(scan: Path, labels: Sequence[DicomLabel]) -> bool:
@@ -145,7 +153,7 @@ def _has_label(scan: Path) -> bool:
             return False
 
 
-def _convert(path: str, target: Path, spacing: Sequence[float] | None) -> None:
+def _convert(path: str, target: Path, spacing: Sequence[float] | None, values: Sequence[float] | None) -> None:
     with open_volume(path) as volume:  # refuses, in words, whatever cannot be used
         for note in volume.notes:
             logger.warning("%s", note)
@@ -157,6 +165,8 @@ def _convert(path: str, target: Path, spacing: Sequence[float] | None) -> None:
     voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
     if voxels.dtype in (np.int64, np.uint64):  # which other tools do not read
         voxels = voxels.astype(np.int32) if abs(voxels).max() < 2**31 else voxels.astype(np.float64)
+    if values is not None:
+        voxels = to_classes(voxels, values).astype(np.uint8)
     save_nifti(voxels, data.affine, target, like=path)
 
 

@@ -51,7 +51,8 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin; processes count once they have begun, too."""
+        """Begin; processes count once they have begun, too: when this returns, this one does."""
+        self.store.set(self._key(self.rank), "0")
         self._thread.start()
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import DataError
 from ..files import replace_file
 from ..networks import DualEnsemble
+from .exact_norms import with_exact_norms
 from .mean_of_subnets import MeanOfSubnets
 
 __all__ = ["FORMATS", "write_exports"]
@@ -86,7 +87,7 @@ def _write_onnx(network: MeanOfSubnets, meta: Mapping[str, Any], path: Path) -> 
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript-based ONNX export")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         made = convert_to_onnx(
-            network,
+            with_exact_norms(network),
             (sample,),
             input_names=[INPUT],
             output_names=[OUTPUT],

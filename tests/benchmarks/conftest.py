@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-MODULES = ("ablation", "pages", "records", "results", "rows", "sparse", "splits", "peers.nnunet")
+MODULES = (
+    "ablation",
+    "pages",
+    "pool",
+    "records",
+    "results",
+    "rows",
+    "side_by_side",
+    "sparse",
+    "splits",
+    "peers.nnunet",
+)
 
 
 @pytest.fixture
@@ -26,3 +37,13 @@ def benchmark_scripts(tmp_path, monkeypatch):
     yield load
     for name in MODULES:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set with a datalist of eight and one of two labelled scans."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for labels in (2, 8):
+        (folder / f"datalist_{labels}.json").write_text("{}")
+    return str(folder)

@@ -21,20 +21,10 @@ def script(benchmark_scripts):
 @pytest.fixture
 def page(tmp_path):
     path = tmp_path / "page.md"
-    names = ("ablation hippocampus 8", "cell hippocampus 8", "cell hippocampus 2", "methods")
+    names = ("ablation hippocampus 8", "cell hippocampus 8", "cell hippocampus 2", "comparison hippocampus", "methods")
     places = "".join(f"<!-- table {name} -->\nold\n<!-- end of {name} -->\n" for name in names)
     path.write_text(f"Before.\n{places}After.\n")
     return path
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A data set with a datalist of eight and one of two labelled scans."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for labels in (2, 8):
-        (folder / f"datalist_{labels}.json").write_text("{}")
-    return str(folder)
 
 
 BUDGET = ("--max_epochs", "50")  # of configs/datasets/hippocampus.json and the default's two parts
@@ -193,6 +183,34 @@ def test_a_table_never_mixes_runs_with_different_overrides(script, page, tmp_pat
     assert table_row(page, "supervised", old)[0] == "not run"
 
 
+def test_fewer_steps_are_compared_in_a_table_and_a_file_of_their_own(script, page, tmp_path, data):
+    runs = tmp_path / "runs"
+    short, generator = ("--max_epochs", "20"), np.random.default_rng(0)
+    dice = {(name, labels): generator.uniform(0.7, 0.8, 10) for name in ("control", "uamt", "cps") for labels in "28"}
+    dice["uamt", "8"] += 0.3
+    for (name, labels), values in dice.items():
+        if (name, labels) != ("cps", "8"):
+            cell = tmp_path / f"made_{labels}"
+            finish(cell, name, 0, values, *short, datalist=f"datalist_{labels}.json")
+    for labels in "28":
+        folder = runs / f"hippocampus_20_epochs_{labels}"
+        folder.parent.mkdir(exist_ok=True)
+        (tmp_path / f"made_{labels}" / f"hippocampus_{labels}").rename(folder)
+        rows = "control,uamt" + (",cps" if labels == "2" else "")
+        options = {"dataset_dir": data, "runs_dir": str(runs), "document": str(page), "labels": labels}
+        script.ablation("hippocampus", rows=rows, max_epochs=20, **options)
+    text = part(page, "comparison hippocampus")
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == ["uamt", "control", "cps"]  # best mean first; what lacks a cell stands last
+    row = table_row(page, "uamt", "comparison hippocampus")
+    assert [row[0], row[5]] == [f"{dice['uamt', labels].mean():.3f}" for labels in "28"]
+    assert row[7] == f"{100 * (dice['uamt', '8'] - dice['control', '8']).mean():+.2f} points"
+    assert table_row(page, "cps", "comparison hippocampus")[5] == "not run"
+    assert "Not run: `mean_teacher_copy_paste`" in text and "--datalist_name datalist_2.json --max_epochs 20" in text
+    assert script.records.read("hippocampus") == [] and len(script.records.read("hippocampus_20_epochs")) == 5
+    assert part(page, "cell hippocampus 8") == "old\n"
+
+
 def test_each_number_of_labels_has_a_table_of_its_own(script, page, tmp_path, data):
     runs = tmp_path / "runs"
     words = ("--datalist_name", "datalist_2.json", *BUDGET)
@@ -219,11 +237,19 @@ def test_a_seed_without_the_scores_of_every_scan_is_left_out_of_the_paired_test(
         ({"dataset": "hippocampus", "rows": "cps,bpc"}, "bpc"),
         ({"dataset": "heart", "dataset_dir": "."}, "configs/datasets/heart.json"),
         ({"dataset": "hippocampus"}, "--dataset_dir"),
-        ({"dataset": "left_atrium", "dataset_dir": "."}, "table cell left_atrium 8"),
+        ({"dataset": "left_atrium", "dataset_dir": "."}, "datalist_8.json"),
+        ({"dataset": "left_atrium", "dataset_dir": "DATA"}, "table cell left_atrium 8"),
+        ({"dataset": "left_atrium", "dataset_dir": "DATA", "max_epochs": 3}, "table comparison left_atrium"),
+        (
+            {"dataset": "hippocampus", "dataset_dir": "DATA", "max_epochs": 3, "rows": "nnunet"},
+            "leave out --max_epochs",
+        ),
         ({"dataset": "hippocampus", "dataset_dir": ".", "rows": "supervised"}, "supervised, but there are control"),
     ],
 )
-def test_what_cannot_be_is_named(script, page, arguments, message):
+def test_what_cannot_be_is_named(script, page, data, arguments, message):
+    if arguments.get("dataset_dir") == "DATA":
+        arguments = {**arguments, "dataset_dir": data}
     with pytest.raises(SystemExit, match=message):
         script.ablation(document=str(page), **arguments)
 

@@ -50,6 +50,13 @@ def voxels(path):
     return np.asarray(nibabel.load(path).dataobj)
 
 
+@pytest.mark.parametrize("seconds", [0.01, 1.7, 3.2, 40])
+def test_a_training_takes_the_minutes_that_it_is_given(peer, seconds):
+    epochs, iterations = peer.schedule(39, seconds, 250)
+    assert epochs * iterations * seconds == pytest.approx(39 * 60, rel=0.01)
+    assert 125 <= iterations <= 375 or epochs == 1
+
+
 def test_the_raw_dataset_has_the_labelled_scans_and_the_images_of_the_test_scans(peer, datalist, tmp_path):
     folder = tmp_path / "raw" / "Dataset001_mine"
     peer.make_dataset(datalist, folder)

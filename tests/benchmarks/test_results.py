@@ -21,6 +21,7 @@ def results(benchmark_scripts, tmp_path, monkeypatch):
         "docs/results.md": ["results", *(f"runs {name}" for name in ("left_atrium", "hippocampus", "acdc"))],
         "docs/ablation.md": [
             "methods",
+            *(f"comparison {dataset}" for dataset in script.COMPARED),
             *(f"cell {dataset} {labels}" for dataset, counts in cells.items() for labels in counts),
             *("ablation left_atrium 8", "ablation hippocampus 8"),
         ],

@@ -98,3 +98,17 @@ def test_the_table_compares_with_whole_labels_seed_by_seed(benchmark_scripts, tm
         "| hippocampus_whole | default | 0, 1 | 0.8250 |  |",
         "| hippocampus_slices | sparse | 1 | 0.7900 | -1.0 |",
     ]
+
+
+def test_several_at_a_time_are_the_same_trainings(benchmark_scripts, tmp_path, capsys, monkeypatch):
+    sparse, pool, started = benchmark_scripts("sparse"), benchmark_scripts("pool"), []
+    monkeypatch.setattr(pool, "train_all", lambda jobs, count, minutes: started.append((jobs, count, minutes)))
+    sparse.train(str(tmp_path), only="acdc_3_scribbles,hippocampus_slices", seeds=2, jobs=8, minutes=5, max_epochs=2)
+    ((jobs, count, minutes),) = started
+    assert (count, minutes) == (8, 5)
+    names = [f"{name}_seed{seed}" for seed in (0, 1) for name in ("acdc_3_scribbles", "hippocampus_slices")]
+    assert [job.title for job in jobs] == names
+    capsys.readouterr()
+    sparse.commands(str(tmp_path), only="acdc_3_scribbles,hippocampus_slices", seeds=2, max_epochs=2)
+    printed = [shlex.split(line)[3:] for line in capsys.readouterr().out.splitlines()]
+    assert [words() for job in jobs for words, _ in job.left] == printed

@@ -67,6 +67,35 @@ def test_scans_become_labelled_and_nothing_is_replaced(folder, capsys):
     assert {path: snapshot(folder)[path] for path in after} == after
 
 
+def test_segmentations_in_the_values_of_the_datalist_are_taken(folder):
+    path = folder / "scans" / "list.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "values": [0, 255]}))
+    for file in (folder / "scans" / "labels" / "s0.nii.gz", *(folder / "done").glob("*_seg.nii.gz")):
+        save(255 * np.asarray(nibabel.load(file).dataobj).astype(np.uint8), file)
+    assert accept(folder) == 0
+    cases = load_datalist(folder / "scans" / "list_2.json")
+    assert [case["values"] for case in cases["training"]] == [[0, 255]] * 3
+
+
+def test_the_names_of_reviewed_segments_count(folder, capsys):
+    path = folder / "scans" / "list.json"
+    content = json.loads(path.read_text())
+    content["labels"]["2"] = "valve"
+    path.write_text(json.dumps(content))
+    for file in (folder / "done").glob("*_seg.nii.gz"):
+        file.unlink()
+    voxels = np.zeros((6, 6, 6), np.uint8)
+    voxels[1], voxels[3] = 1, 2
+    head = ["NRRD0004", "type: uchar", "dimension: 3", "space: right-anterior-superior", "sizes: 6 6 6"]
+    head += ["space directions: (1,0,0) (0,1,0) (0,0,2)", "encoding: raw", "space origin: (0,0,0)"]
+    for number, name in enumerate(("valve", "heart")):  # drawn in another order than the classes'
+        head += [f"Segment{number}_ID:=Segment_{number}", f"Segment{number}_LabelValue:={number + 1}"]
+        head += [f"Segment{number}_Name:={name}"]
+    (folder / "done" / "s1.seg.nrrd").write_bytes(("\n".join(head) + "\n\n").encode() + voxels.tobytes(order="F"))
+    assert accept(folder) == 0, capsys.readouterr()
+    assert load_datalist(folder / "scans" / "list_2.json")["training"][1]["values"] == [0, 2, 1]
+
+
 def test_some_can_be_chosen(folder):
     assert accept(folder, "--only=s2", "--output", str(folder / "scans" / "new.json")) == 0
     cases = load_datalist(folder / "scans" / "new.json")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which command of MONAI each command stands for, and what it says when it cannot."""
 
+import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +171,32 @@ def test_training_on_values_of_ones_own(scans, called, capsys):
     assert json.loads((scans / "datalist.json").read_text())["values"] == [0, 1]
     assert command("train", scans, "--values=0,255") == 1
     assert "its values are [0, 1]. Leave out --values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--names=background,heart"], "its classes are background, class 1. Leave out --names"),
+        (["--ignore=255"], "its ignored label value is None, not 255. Leave out --ignore"),
+        (["--channels=T1,FLAIR"], "its cases have 1 files each. Leave out --channels"),
+        (["--unlabeled=others"], "lists no unlabelled scan of others. Leave out --unlabeled"),
+        (["--segments=heart"], "its classes are background, class 1. Leave out --segments"),
+        (["--group=^(.)"], "has patient s in test and in training and in unlabeled. Leave out --group"),
+    ],
+)
+def test_an_option_that_a_datalist_contradicts_is_not_dropped_silently(scans, called, capsys, words, message):
+    assert command("train", scans, "--labeled=2", "--test=1") == 0
+    called.clear()
+    assert command("train", scans, *words) == 1
+    assert message in capsys.readouterr().err and not called
+
+
+def test_the_same_command_again_is_taken(scans, tmp_path, called):
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.move(scans / "images" / "s5.nii.gz", others)
+    words = ["--names=background,heart,ignore", f"--unlabeled={others}", "--group=(.*)", "--labeled=1", "--test=1"]
+    assert command("train", scans, *words) == 0 and command("train", scans, *words) == 0
 
 
 @pytest.mark.parametrize(
@@ -357,6 +385,39 @@ def test_a_copy_of_the_bundle_is_whole_and_replaces_nothing(tmp_path, capsys):
     assert not (tmp_path / "copy" / "scripts" / "bundle").exists()
     assert command("bundle", tmp_path / "copy") == 1
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("--version",), ("methods",), ("trian", "scans")])
+def test_what_needs_no_torch_does_not_wait_for_it(words):
+    """Torch and MONAI take seconds to import."""
+    code = f"import sys; sys.argv[1:] = {list(words)}\nfrom scripts.__main__ import main\n"
+    code += "try: main()\nexcept SystemExit as end: print(end.code, sorted({'torch', 'monai'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == ("2 []" if words[:1] == ("trian",) else "0 []")
+
+
+def test_the_help_names_every_command_with_what_it_says_of_itself(capsys):
+    assert command("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, function in COMMANDS.items():
+        assert any(line.split() == [name, *inspect.getdoc(function).splitlines()[0].split()] for line in lines)
+
+
+def test_a_command_that_does_not_exist_is_refused_with_those_that_do(capsys):
+    assert command("trian", "scans") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Error: trian: no such command. Did you mean train? There are train, predict,")
+
+
+def test_a_commands_help_has_its_own_options_alone(capsys):
+    assert command("accept", "--help") == 0
+    shown = capsys.readouterr()
+    assert "dualseg accept REVIEWED DATALIST <flags>" in shown.out + shown.err
+
+
+def test_the_version_is_that_of_the_bundle(capsys):
+    assert command("--version") == 0
+    assert capsys.readouterr().out.strip() == json.loads((BUNDLE / "metadata.json").read_text())["version"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -51,7 +51,7 @@ def interrupt(command, module, times=1, deaf=False):
 
 
 @pytest.mark.parametrize("start", [MODULES, INSTALLED], ids=["module", "installed"])
-@pytest.mark.parametrize("words", [("train", "--runs"), ("--help",)], ids=["train", "help"])
+@pytest.mark.parametrize("words", [("train", "--runs"), ("split", "--help")], ids=["train", "help"])
 @pytest.mark.parametrize("module", ["fire", "torch._C", "monai.utils"])
 def test_while_the_command_imports(tmp_path, start, words, module):
     command = [*start, *words, *([str(tmp_path / "runs")] if words[0] == "train" else [])]

@@ -9,9 +9,11 @@ from functools import partialmethod
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 import scripts.engines.acceleration as acceleration
 import scripts.engines.semi_supervised_trainer as trainer_module
+from scripts.bundle_files import BUNDLE
 from scripts.engines import choose_autocast, choose_memory_format, prepare_network
 from scripts.errors import DataError
 from scripts.methods import Method
@@ -205,6 +207,26 @@ def test_checkpointing_keeps_less_than_half():
 def test_networks_without_levels_have_no_checkpointing():
     with pytest.raises(DataError, match="WithFeatures does not have this bundle's levels"):
         prepare_network(make_network(), "cpu", checkpointing=True)
+
+
+@pytest.mark.parametrize(("method", "recipe"), [("mean_teacher_copy_paste", "cpu"), ("paper", "paper")])
+def test_the_fused_update_is_the_default_and_that_of_one_weight_after_the_other(method, recipe):
+    weights = []
+    for fused in (None, False):
+        torch.manual_seed(0)
+        parser = ConfigParser()
+        names = ("train", "datasets/left_atrium", f"recipes/{recipe}", f"methods/{method}")
+        parser.read_config([BUNDLE / "configs" / f"{name}.json" for name in names])
+        parser.update({"network": make_network(), "network_def": None, "device": "cpu", "method": torch.nn.Identity()})
+        parser.update({"dataset_dir": "."} if fused is None else {"dataset_dir": ".", "fused": fused})
+        optimizer, generator = parser.get_parsed_content("optimizer"), torch.Generator().manual_seed(0)
+        assert optimizer.defaults["fused"] is (fused is None)
+        for _ in range(4):
+            for one in parser.get_parsed_content("network").parameters():
+                one.grad = torch.randn(one.shape, generator=generator)
+            optimizer.step()
+        weights.append(torch.cat([one.detach().flatten() for one in parser.get_parsed_content("network").parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
 
 
 def test_several_gpus_share_the_statistics_of_batch_normalisation():

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that gives no sign of life is noticed by the others; one that ends as it should is not missed."""
 
-import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -25,7 +26,7 @@ def wait_until(condition, seconds=5.0):
 def pair():
     """Two processes' heartbeats on one store, and whom each of them has missed."""
     store, missed = dist.HashStore(), ([], [])
-    options = {"seconds": 0.3, "interval": 0.02}
+    options = {"seconds": 1.0, "interval": 0.02}
     beats = [Heartbeat(store, rank, 2, lost=missed[rank].append, **options) for rank in (0, 1)]
     yield *beats, missed
     for beat in beats:
@@ -35,11 +36,11 @@ def pair():
 def test_processes_that_live_or_have_ended_are_not_missed(pair):
     one, other, missed = pair
     one.start()
-    time.sleep(0.5)  # the other one has not begun yet
+    time.sleep(1.2)  # the other one has not begun yet
     other.start()
-    time.sleep(0.5)
+    time.sleep(1.2)
     other.stop()
-    time.sleep(0.5)
+    time.sleep(1.2)
     assert missed == ([], [])
 
 
@@ -57,14 +58,29 @@ class Hung:
     """A store that never answers."""
 
     def set(self, key, value):
-        time.sleep(1.5)
+        time.sleep(2.5)
         raise RuntimeError
 
 
-def test_a_store_that_has_gone_is_left_to_the_collectives():
-    beat = Heartbeat(Hung(), 0, 2, interval=0.02, lost=lambda rank: pytest.fail("missed"))
-    beat.store.set = lambda key, value: (_ for _ in ()).throw(RuntimeError("gone"))
+class Gone:
+    """A store whose process has ended."""
+
+    def set(self, key, value):
+        raise RuntimeError("gone")
+
+
+def test_a_process_counts_as_soon_as_it_has_begun():
+    store = dist.HashStore()
+    beat = Heartbeat(store, 0, 2)
+    beat._thread = threading.Thread(target=lambda: None)  # that has not had its turn yet
     beat.start()
+    assert store.check([beat._key(0)])
+
+
+def test_a_store_that_has_gone_is_left_to_the_collectives():
+    beat = Heartbeat(dist.HashStore(), 0, 2, interval=0.02, lost=lambda rank: pytest.fail("missed"))
+    beat.start()
+    beat.store = Gone()
     assert wait_until(lambda: not beat._thread.is_alive())
 
 
@@ -93,15 +109,20 @@ dist.all_reduce(torch.zeros(1))
 
 @pytest.mark.slow
 def test_a_hung_process_ends_the_one_that_waits_for_it_in_a_collective(bundle_root, tmp_path):
-    port = 29000 + os.getpid() % 2000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     start = [sys.executable, "-c", CODE]
     options = {"cwd": bundle_root, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     first, second = (subprocess.Popen([*start, str(rank), f"tcp://127.0.0.1:{port}"], **options) for rank in (0, 1))
-    assert second.stdout.readline() == "ready\n"
-    second.send_signal(signal.SIGSTOP)
-    begin = time.monotonic()
-    _, errors = first.communicate(timeout=60)
-    second.kill()
-    second.communicate()
+    try:
+        assert second.stdout.readline() == "ready\n"
+        second.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        _, errors = first.communicate(timeout=60)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
     assert first.returncode == 1 and time.monotonic() - begin < 20
     assert "Error: Process 1 of 2 has given no sign of life for 2 s" in errors and "Traceback" not in errors

@@ -8,12 +8,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import load_net_with_metadata
+from torch import nn
 
 from scripts.bundle_files import CONFIGS, program_config
 from scripts.cli.training.find_model import prediction_configs
 from scripts.config_text import find_config_text
 from scripts.errors import DataError
 from scripts.export import MeanOfSubnets, describe_model, read_hub, write_exports, write_hub
+from scripts.export.exact_norms import ExactNorm, with_exact_norms
 from scripts.export.hub import _problems as hub_problems
 from scripts.inference import RunsEnsemble, WeightsLoader, load_weights, read_weights
 from scripts.networks import DualEnsemble, ResNetVNet, VNet
@@ -128,8 +130,24 @@ def test_onnx_of_the_shipped_model_gives_the_same_on_real_scans_of_two_sizes(tmp
         [found] = session.run(None, {"image": image.numpy()})
         with torch.no_grad():
             expected = network(image).numpy()
-        assert np.abs(np.exp(found) - np.exp(expected)).max() < 2e-4 and np.abs(found - expected).max() < 2e-3
-        assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9999 and len(np.unique(found.argmax(1))) == 3
+        assert np.abs(found - expected).max() < 1e-4
+        assert (found.argmax(1) == expected.argmax(1)).all() and len(np.unique(found.argmax(1))) == 3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("norm", ["group", "instance", "plain instance", "batch"])
+def test_norms_are_the_same_numbers_with_exact_means(norm, dims):
+    torch.manual_seed(0)
+    kinds = {"batch": (nn.BatchNorm2d, nn.BatchNorm3d)}.get(norm, (nn.InstanceNorm2d, nn.InstanceNorm3d))
+    layer = nn.GroupNorm(2, 6) if norm == "group" else kinds[dims - 2](6, affine="plain" not in norm)
+    network = nn.Sequential(nn.Sequential(layer)).eval()
+    if layer.weight is not None:
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    exact = with_exact_norms(network)
+    x = 3 * torch.randn(2, 6, *[8] * dims) + 5
+    assert isinstance(exact[0][0], ExactNorm) == (norm != "batch") and network[0][0] is layer
+    torch.testing.assert_close(exact(x), network(x), atol=2e-6, rtol=1e-5)
 
 
 def test_unknown_formats_are_named(tmp_path):

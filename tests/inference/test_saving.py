@@ -13,7 +13,7 @@ from raw_scans import write_slice
 
 from scripts.data import open_volume
 from scripts.data.io.formats.dicom import dicom_volume
-from scripts.data.io.formats.headers import segments_of
+from scripts.data.io.formats.segments import segments_of
 from scripts.errors import DataError
 from scripts.inference import SaveFormatd, UsableScans
 from scripts.inference.saving import save_dicom_seg, save_seg_nrrd

@@ -325,6 +325,8 @@ modules[3].update(labels)
 for now in dice:
     modules[4].update(now)
 print([[round(x, 4) for v in m.state_dict().values() for x in v.flatten().tolist()] for m in modules])
+if rank >= 0:
+    distributed.destroy_process_group()
 """
 
 

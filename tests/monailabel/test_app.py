@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, Thread
 
 import nibabel
 import numpy as np
@@ -58,6 +59,25 @@ def test_structures_are_named_at_the_start(bundle, tmp_path, given):
     assert app.info()["labels"] == ["head", "tail"]
     assert app.info()["models"]["dualseg"]["labels"] == {"head": 1, "tail": 2}
     assert app.model_file("dualseg") is None, "the shipped weights are for another structure"
+
+
+def test_a_request_finds_every_scan_while_the_folder_is_read_anew(bundle, make_studies):
+    store = start(bundle, make_studies(3, labels=1), labels="head,tail").datastore()
+    emptied = Event()
+
+    class Slow(dict):
+        def clear(self):
+            super().clear()
+            emptied.set()
+            time.sleep(0.5)
+
+    store._datastore.objects = Slow(store._datastore.objects)
+    watcher = Thread(target=store._on_any_event, args=("a file was added",))
+    watcher.start()
+    assert emptied.wait(60)
+    found = len(store.list_images()), len(store.get_labeled_images()), len(store.datalist())
+    watcher.join()
+    assert found == (3, 1, 1)
 
 
 @pytest.mark.slow

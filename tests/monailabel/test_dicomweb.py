@@ -123,6 +123,22 @@ def test_the_newest_segmentation_of_a_series_is_its_label(lib, files, tmp_path):
     assert labels_of(store) == {}
 
 
+def test_a_series_that_came_in_part_is_fetched_again(lib, files, tmp_path, monkeypatch):
+    store = open_store(lib, files, tmp_path / "cache")
+    whole = files.retrieve_series
+
+    def break_off(study, series):
+        yield from whole(study, series)[:2]
+        raise ConnectionError("the server went away")
+
+    monkeypatch.setattr(files, "retrieve_series", break_off)
+    with pytest.raises(ConnectionError):
+        store.get_image_uri("1.2.3")
+    monkeypatch.undo()
+    assert nibabel.load(store.get_image_uri("1.2.3")).shape == SHAPE
+    assert not list((tmp_path / "cache").rglob(".incoming_*"))
+
+
 def test_segmentations_of_others_are_no_labels(lib, files, tmp_path):
     draw(files, "organ", {"organ of others": TAIL}, "20250101")
     draw(files, "elsewhere", {"tail": TAIL}, "20250101", on="9.9")

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from monailabel.interfaces.utils.app import app_instance
 
 NAME = "hippocampus_001"
@@ -124,6 +125,24 @@ def test_values_follow_the_names_that_the_client_gives(app, client, hippocampus,
     np.testing.assert_allclose(
         nibabel.load(app.datastore().get_label_uri(NAME, "final")).affine, truth.affine, atol=1e-4
     )
+
+
+def test_the_segments_of_a_saved_segmentation_name_its_values(app, client, hippocampus, tmp_path):
+    image = SimpleITK.ReadImage(str(hippocampus[NAME][1]))
+    wanted = SimpleITK.GetArrayFromImage(image)
+    swapped = SimpleITK.GetImageFromArray(np.choose(wanted, [0, 2, 1]).astype(np.uint8))
+    swapped.CopyInformation(image)
+    for number, name in enumerate(("posterior_hippocampus", "Anterior hippocampus")):
+        fields = {"ID": f"Segment_{number}", "Name": name, "LabelValue": str(number + 1), "Layer": "0"}
+        for field, value in fields.items():
+            swapped.SetMetaData(f"Segment{number}_{field}", value)
+    SimpleITK.WriteImage(swapped, str(tmp_path / "a.seg.nrrd"))
+    answer = submit(client, tmp_path / "a.seg.nrrd")
+    assert answer.status_code == 200, answer.json()
+    kept = SimpleITK.ReadImage(app.datastore().get_label_uri(NAME, "final"))
+    app.datastore().remove_label(NAME, "final")
+    app.datastore().refresh()
+    assert (SimpleITK.GetArrayFromImage(kept) == wanted).all()
 
 
 def test_one_structure_submitted_as_the_first_value_is_not_trained_as_the_first(client, hippocampus, saved, tmp_path):

@@ -33,6 +33,8 @@ losses = method(model, {"image": image, "label": label}, None, 0.5)
 sum(losses.values()).backward()
 if rank == 0:
     torch.save({name: p.grad for name, p in network.named_parameters()}, sys.argv[4])
+if world > 1:
+    dist.destroy_process_group()  # or an end of the interpreter that overtakes gloo's threads aborts the process
 """
 
 

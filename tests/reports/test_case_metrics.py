@@ -135,9 +135,9 @@ def test_a_wrong_shape_is_named():
 
 def test_a_left_atrium_sized_case_is_fast():
     label = box_map((194, 142, 88), ((50, 150), (30, 110), (10, 70)))
-    start = time.perf_counter()
+    start = time.process_time()
     segmentation_metrics(label.roll((2, 1), dims=(1, 2)), label, 2, (0.625, 0.625, 1.25))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_files_hold_every_case_network_and_class(tmp_path):

@@ -11,30 +11,22 @@ import time as clock
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from rich.console import Console
 
 from ...bundle_files import CONFIGS, config_file
-from ...data.datalist.cases import collect_cases
-from ...data.datalist.read import SECTIONS, load_datalist
-from ...data.datalist.split import split_cases
-from ...data.datalist.write import write_datalist
-from ...data.draw_labels import draw_labels
-from ...data.io.label_values import VALUES
-from ...data.io.regions import REGIONS, regions_of_classes, regions_of_option
+from ...data.io.regions import REGIONS, regions_of_option
 from ...errors import DataError
 from ...folds.plan import FEWEST
 from ...runs.run import Run
+from ..datalist_of_folder import datalist_of_folder
 from ..words import text, words
 from .bundle_command import parse_settings, run_bundle
 from .folds import train_folds
 
 __all__ = ["train"]
 
-SECTION_OF = {"labeled": "training", "validation": "validation", "test": "test"}
 SHARE_FOR_STEPS = 0.9
 """Of the time that is given; the rest is for validation and for scoring."""
 TRIAL_STEPS = 5
@@ -116,10 +108,11 @@ def train(
         configs.append(config_file("methods", method, "--method"))
     if folder is not None:
         wanted = {"labeled": labeled, "validation": validation, "test": test}
-        layout = {"unlabeled": unlabeled, "channels": words(channels) or None, "values": values, "group": group}
+        layout = {"unlabeled": text(unlabeled), "channels": words(channels) or None, "values": values, "group": group}
         layout["segments"] = words(segments) or None
         layout[REGIONS] = None if regions is None else regions_of_option(regions)
-        _make_datalist(where, str(datalist), wanted, names, ignore, layout, scored=folds is not None)
+        classes = words(names) or None
+        datalist_of_folder(where, str(datalist), wanted, classes, ignore, layout, scored=folds is not None)
     options |= settings
     if folds is not None:
         if folder is None:
@@ -130,62 +123,6 @@ def train(
     if seconds is not None:
         options |= {"_time_": time, "max_epochs": _epochs_within(seconds, time, configs, options)}
     return run_bundle(configs, options, "training", "To go on with this training, give the same command again.")
-
-
-def _make_datalist(
-    folder: Path,
-    name: str,
-    wanted: Mapping[str, int | None],
-    names: str | None,
-    ignore: int | None,
-    layout: Mapping[str, Any],
-    scored: bool,
-) -> None:
-    path = folder / name
-    for option, count in wanted.items():
-        if count is not None and not (isinstance(count, int) and count >= 0):
-            raise DataError(f"--{option} {count}: must be a whole number of cases.")
-    if not path.exists():
-        counts = {"labeled": wanted["labeled"], **{k: wanted[k] or 0 for k in ("validation", "test")}}
-        classes = [str(name) for name in names] if isinstance(names, (list, tuple)) else text(names)
-        cases = collect_cases(folder, None, layout["unlabeled"], layout["channels"])
-        cases = draw_labels(cases, path.parent, layout["segments"])
-        console = Console(stderr=True)
-        console.print(cases.summary, markup=False, highlight=False, soft_wrap=True)
-        how = {"ignore": ignore} | {key: layout[key] for key in ("group", "values", "regions")}
-        made = split_cases(cases, names=classes, **how, **counts)
-        write_datalist(made, path)
-        found = ", ".join(f"{len(made[section])} {section}" for section in SECTIONS)
-        console.print(f"written: {path} ({found})", markup=False, highlight=False, soft_wrap=True)
-        if not (made["test"] or scored):
-            hint = (
-                "No test scans, so nothing will be scored. For scores: --folds 4, or --test N and another --datalist."
-            )
-            console.print(hint, markup=False, highlight=False, soft_wrap=True)
-        return
-    found = load_datalist(path)
-    if layout["values"] is not None and list(layout["values"]) != found[VALUES]:
-        raise DataError(
-            f"{path}: its values are {found[VALUES]}. Leave out --values, or name another datalist with "
-            "--datalist, which will be made."
-        )
-    given = None if layout[REGIONS] is None else regions_of_classes(layout[REGIONS], found[VALUES], "--regions")
-    if given is not None and given != found[REGIONS]:
-        raise DataError(
-            f"{path}: its regions are {found[REGIONS] or 'none'}, by class numbers. Leave out --regions, or name "
-            "another datalist with --datalist, which will be made."
-        )
-    if ignore is not None and ignore != found["ignore"]:
-        raise DataError(
-            f"{path}: its ignored label value is {found['ignore']}, not {ignore}. Leave out --ignore, or correct it."
-        )
-    for option, count in wanted.items():
-        there = len(found[SECTION_OF[option]])
-        if count is not None and count != there:
-            raise DataError(
-                f"{path}: lists {there} {SECTION_OF[option]} cases, not {count}. Leave out --{option} to train with "
-                "this datalist, or name another one with --datalist, which will be made."
-            )
 
 
 def _seconds(time: str) -> float:

@@ -12,8 +12,9 @@ import numpy as np
 from ...errors import DataError
 from ...progress import track
 from ..io.formats.hdf5 import DATASET_MARK, H5_SUFFIXES
-from ..io.formats.headers import segments_of
+from ..io.formats.segments import segments_of
 from ..io.label_values import class_of, from_one_hot
+from ..io.segment_names import classes_by_name
 from ..io.volumes import Volume, open_volume
 
 __all__ = ["names_of_values", "values_in", "voxels_of"]
@@ -66,6 +67,8 @@ def names_of_values(
 ) -> dict[int, str]:
     """Names of the classes, from the values in all label files, and from the segments' names where they have any.
 
+    Where the files have different values for one structure, and segments' names, the names say which class is which.
+
     Args:
         found: from :func:`values_in`.
         values: of the classes 0, 1, ...; None: these numbers themselves.
@@ -76,6 +79,8 @@ def names_of_values(
 
     Source: ours.
     """
+    if values is None and (by_name := classes_by_name(found)) is not None:
+        return by_name
     read = sorted(set().union(*found.values()) - set(ignore))
     if values is None:
         if read != list(range(len(read))) or len(read) < 2:

@@ -16,7 +16,6 @@ from ...errors import DataError
 from ...tensor_files import DamagedFileError, find_non_finite, load_tensors
 from ..io.formats.dicom import is_dicom, is_whole
 from ..io.formats.hdf5 import BENCHMARK_FILE, DATASET_MARK, H5_SUFFIXES
-from ..io.formats.headers import segments_of
 from ..io.formats.names import (
     SCAN_SUFFIXES,
     is_planar,
@@ -28,6 +27,7 @@ from ..io.formats.names import (
     scans_in,
 )
 from ..io.formats.nifti import is_own_result
+from ..io.formats.segments import segments_of
 from .layouts.channels import join_channels, known_channels
 from .layouts.folder import FOLDERS_OF_ROLES, list_folder, unlabeled_in
 

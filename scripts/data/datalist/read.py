@@ -18,6 +18,7 @@ from ..io.formats.hdf5 import DATASET_MARK, H5_SUFFIXES, split_dataset
 from ..io.formats.names import is_planar, scans_in
 from ..io.label_values import VALUES, parse_values
 from ..io.regions import REGIONS, parse_regions
+from ..io.segment_names import give_values
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
 """Sections of a datalist; all but ``unlabeled`` need a label for each case."""
@@ -80,9 +81,6 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     if problems:
         raise DataError(problems)
     values = _parse_values(path, content, labels)
-    if values is not None:  # with each label, since transforms see one item at a time
-        for case in (case for section in SECTIONS for case in sections[section] if "label" in case):
-            case[VALUES] = values
     if not any(case[PSEUDO] for case in sections["training"]):  # in all cases or in none: batches have the same keys
         for case in sections["training"]:
             del case[PSEUDO]
@@ -91,6 +89,8 @@ def load_datalist(path: str | os.PathLike, validation: int = 0) -> dict[str, Any
     problems = [*_missing_files(path, sections), *_repeated_cases(path, sections)]
     if problems:
         raise DataError(problems)
+    labelled = [case for section in SECTIONS for case in sections[section] if "label" in case]
+    give_values(labelled, labels, values, ignore)
     _take_validation(path, sections, validation)
     modality = _parse_modality(path, content.get("modality"))
     regions = parse_regions(path, content.get(REGIONS), labels)

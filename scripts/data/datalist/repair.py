@@ -34,13 +34,17 @@ _SMALL = (np.uint8, np.int8, np.int16, np.uint16)
 
 @dataclass(frozen=True)
 class Repair:
-    """What can be done for a ``file``, an ``image`` or a ``label`` by its ``role``: the copy will have ``changes``."""
+    """What can be done for a ``file``, an ``image`` or a ``label`` by its ``role``: the copy will have ``changes``.
+
+    A label's classes have ``values`` in the file and are ``written`` as others; None: class numbers.
+    """
 
     file: str
     role: str
     changes: tuple[str, ...]
     case: CaseReport
     values: Sequence[float] | None = None
+    written: Sequence[float] | None = None
 
     def __str__(self) -> str:
         return f"{self.file}: can be repaired exactly: {', '.join(self.changes)}"
@@ -60,14 +64,24 @@ def find_repairs(datalist: Mapping[str, Any], report: DataReport) -> list[Repair
     Source: ours.
     """
     cases = [case for section in SECTIONS for case in datalist.get(section, [])]
+    both = list(zip(cases, report.cases, strict=True))
+    # One datalist has one set of values: class numbers only where every label gets them.
+    every = all(_can_be_placed(case["label"], own) for case, own in both if "label" in case)
+    written = None if every else datalist.get(VALUES)
     found = []
-    for case, own in zip(cases, report.cases, strict=True):
+    for case, own in both:
         for file in image_files(case):
             if changes := _of_image(file):
                 found.append(Repair(file, "image", tuple(changes), own))
-        if "label" in case and (changes := _of_label(case["label"], own, case.get(VALUES))):
-            found.append(Repair(case["label"], "label", tuple(changes), own, case.get(VALUES)))
+        if "label" in case and (changes := _of_label(case["label"], own, case.get(VALUES), written)):
+            found.append(Repair(case["label"], "label", tuple(changes), own, case.get(VALUES), written))
     return found
+
+
+def _can_be_placed(file: str, case: CaseReport) -> bool:
+    """Whether a label has been read, and may be written anew."""
+    of_two = file.split("::")[0].lower().endswith(H5_SUFFIXES)
+    return not (_misnamed(file) or of_two or case.errors) and bool(case.affine)
 
 
 def _of_image(file: str) -> list[str]:
@@ -82,10 +96,12 @@ def _of_image(file: str) -> list[str]:
     return changes
 
 
-def _of_label(file: str, case: CaseReport, values: Sequence[float] | None) -> list[str]:
+def _of_label(
+    file: str, case: CaseReport, values: Sequence[float] | None, written: Sequence[float] | None
+) -> list[str]:
     if name := _misnamed(file):
         return [name]
-    if file.split("::")[0].lower().endswith(H5_SUFFIXES) or case.errors or not case.affine:
+    if not _can_be_placed(file, case):
         return []
     changes = []
     with open_volume(file) as volume:
@@ -96,8 +112,9 @@ def _of_label(file: str, case: CaseReport, values: Sequence[float] | None) -> li
             changes.append("axes in the order of its scan's")
         if not place.covers(volume.shape):
             changes.append("all of its scan's voxels")
-        if values is not None or volume.channels > 1:
-            changes.append(f"class numbers 0 to {max(case.label_voxels)} as values")
+        if values != written or volume.channels > 1:
+            which = f"class numbers 0 to {max(case.label_voxels)}" if written is None else "those of the datalist"
+            changes.append(f"{which} as values")
     header = _header(file)
     if header is not None and volume.channels == 1 and values is None:
         slope, start = header.get_slope_inter()
@@ -167,8 +184,8 @@ def write_repaired(datalist_path: str | os.PathLike, repairs: Sequence[Repair], 
             case["image"] = [path_of(one) for one in image] if isinstance(image, list) else path_of(image)
             if "label" in case and section != "unlabeled":
                 case["label"] = path_of(case["label"])
-    if VALUES in content and all(repair.values for repair in repairs if repair.role == "label"):
-        content.pop(VALUES)
+    if any(repair.role == "label" and repair.written is None for repair in repairs):
+        content.pop(VALUES, None)
     return write_datalist(content, output / "datalist.json")
 
 
@@ -201,7 +218,17 @@ def _write(repair: Repair, target: Path) -> None:
 
 def _label_on_scan(whole: np.ndarray, volume: Volume, repair: Repair) -> tuple[np.ndarray, np.ndarray, str]:
     case, affine = repair.case, np.array(repair.case.affine)
-    numbers = from_one_hot(whole, volume.path) if volume.channels > 1 else to_classes(whole[0], repair.values)
     place = placement(volume.shape, volume.affine, case.shape, affine)
-    kind = np.uint8 if numbers.min() >= 0 and numbers.max() < 256 else np.int16
-    return place.apply(numbers).astype(kind), affine, case.image
+    if volume.channels == 1 and repair.values is not None and repair.values == repair.written:
+        return place.apply(whole[0]), affine, case.image
+    numbers = from_one_hot(whole, volume.path) if volume.channels > 1 else to_classes(whole[0], repair.values)
+    voxels = numbers.astype(np.float32 if repair.written else numbers.dtype)
+    for number, value in enumerate(repair.written or ()):
+        voxels[numbers == number] = value
+    whole_numbers = bool((voxels == np.rint(voxels)).all())
+    kinds = [kind for kind in (np.uint8, np.int16) if whole_numbers and _holds(kind, voxels)]
+    return place.apply(voxels).astype((*kinds, np.float32)[0]), affine, case.image
+
+
+def _holds(kind: type[np.integer], voxels: np.ndarray) -> bool:
+    return np.iinfo(kind).min <= voxels.min() and voxels.max() <= np.iinfo(kind).max

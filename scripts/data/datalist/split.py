@@ -12,8 +12,9 @@ from typing import Any
 
 from ...errors import DataError
 from ..incomplete_labels import is_ignored_name, take_ignored
-from ..io.label_values import VALUES, parse_values
+from ..io.label_values import VALUES, class_of, parse_values
 from ..io.regions import REGIONS, parse_regions, regions_of_classes
+from ..io.segment_names import values_by_name
 from .cases import Case, CaseCollection, collect_cases
 from .dimensions import spatial_dims_of
 from .label_files import names_of_values, values_in
@@ -112,6 +113,8 @@ def split_cases(
         labelled = [case for case in every if case.label is not None]
         read = values_in([case.label for case in labelled], progress)
         value_names = value_names or names_of_values(read, values, () if ignore is None else (ignore,))
+        for label, own in values_by_name(read, value_names, values, ignore).items():
+            read[label] = {class_of(value, own) for value in read[label]} - {None}
         if stratify and not in_order:
             no_class = {0, _head(found, value_names, values, ignore)[1]}
             classes = {

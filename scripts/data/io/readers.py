@@ -10,18 +10,18 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from monai.data import ImageReader, ITKReader, NibabelReader
+from monai.data import ImageReader, NibabelReader
 from monai.transforms.io.array import SUPPORTED_READERS
 from monai.utils import ensure_tuple
 
 from ...errors import DataError
 from .formats.dicom import dicom_volume, read_dicom
 from .formats.hdf5 import H5_SUFFIXES, dataset_affine, open_dataset, split_dataset
-from .formats.headers import TEXT_SUFFIXES, check_text_header
 from .formats.names import DICOM_SUFFIXES, is_planar
 from .formats.nifti import mm_affine
 from .formats.planar import planar_affine, read_planar
-from .volumes import UNREADABLE, one_nrrd, unreadable
+from .formats.text_header import TextHeaderReader
+from .volumes import UNREADABLE, unreadable
 
 __all__ = ["DicomReader", "H5Reader", "PlanarReader", "TextHeaderReader", "ThreadSafeNibabelReader"]
 
@@ -128,28 +128,6 @@ class PlanarReader(_ArrayReader):
             DataError: as :func:`~.planar.read_planar` does.
         """
         return [(read_planar(name), planar_affine()) for name in ensure_tuple(data)]
-
-
-class TextHeaderReader(ITKReader):
-    """MONAI's ITK reader for NRRD and MetaImage, one file at a time, and none whose header points elsewhere (ours).
-
-    MONAI prefers pynrrd where that is installed, which makes all voxels float32. Importing this package registers this.
-    """
-
-    def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
-        """Whether all are NRRD or MetaImage files by their names."""
-        return all(os.fspath(name).lower().endswith(TEXT_SUFFIXES) for name in ensure_tuple(filename))
-
-    def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> Any:
-        """Read one path, or one per channel.
-
-        Raises:
-            DataError: when a header points outside the file's folder.
-        """
-        for name in ensure_tuple(data):
-            check_text_header(os.fspath(name))
-        with one_nrrd:
-            return super().read(data, **kwargs)
 
 
 class ThreadSafeNibabelReader(NibabelReader):

@@ -9,7 +9,7 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -25,10 +25,12 @@ from nibabel.spatialimages import HeaderDataError
 from ...errors import DataError
 from .formats.dicom import dicom_volume, read_dicom
 from .formats.hdf5 import H5_SUFFIXES, dataset_affine, open_dataset, split_dataset
-from .formats.headers import NRRD_SUFFIXES, TEXT_SUFFIXES, check_text_header, layers_of, most_voxel_bytes, segments_of
+from .formats.headers import TEXT_SUFFIXES, check_text_header, most_voxel_bytes
 from .formats.names import DICOM_SUFFIXES, is_planar
 from .formats.nifti import forms_disagree, mm_affine
 from .formats.planar import is_indexed, planar_affine, read_planar
+from .formats.segments import segments_of
+from .formats.text_header import TextHeaderReader
 
 SLAB_VOXELS = 2**23
 """Voxels of a volume held at a time: 64 MiB in float64."""
@@ -52,8 +54,6 @@ _SIZES = (1e-4, 1e3)
 """Voxel sizes in mm that are believed."""
 
 _one_large_scan = threading.RLock()  # a thread may hold an image while it opens its label
-one_nrrd = threading.RLock()
-"""ITK's reader of NRRD is not made for several threads."""
 
 UNREADABLE = (
     OSError,
@@ -310,19 +310,12 @@ def _open_dicom(path: str, stack: ExitStack) -> Volume:
 
 
 def _open_by_itk(path: str, stack: ExitStack) -> Volume:
-    notes, segments = [], []
-    if path.lower().endswith(TEXT_SUFFIXES):
-        notes, segments = check_text_header(path), segments_of(path)
-    if segments and (layers := layers_of(path)) > 1:
-        raise DataError(
-            f"{path}: {layers} layers, its segments overlap. In 3D Slicer, export it as one labelmap with the scan as "
-            "reference volume."
-        )
+    text = path.lower().endswith(TEXT_SUFFIXES)
+    notes, segments = (check_text_header(path), segments_of(path)) if text else ([], [])
     _check_size(path, _bytes_of_voxels(path), stack)
-    with one_nrrd if path.lower().endswith(NRRD_SUFFIXES) else nullcontext():
-        # Named, since MONAI prefers pynrrd where that is installed, which makes all voxels float32; in the call, since
-        # of several readers the last one's complaint would be shown.
-        data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path, reader=ITKReader())
+    # Named in the call, since of several readers the last one's complaint would be shown.
+    reader = TextHeaderReader() if text else ITKReader()
+    data = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path, reader=reader)
     shape, channels = _split_shape(path, (*data.shape[1:], data.shape[0]) if data.shape[0] > 1 else data.shape[1:])
     affine = np.asarray(data.affine, dtype=np.float64)
     _check_affine(path, affine)

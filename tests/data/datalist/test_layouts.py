@@ -309,7 +309,7 @@ def test_words_on_the_command_line_stay_what_was_typed(tmp_path, monkeypatch, ca
     assert "2 files seen, all used" in capsys.readouterr().out
 
 
-def test_segments_give_the_classes_their_names_and_layers_are_refused(tmp_path):
+def test_segments_give_the_classes_their_names(tmp_path):
     save(tmp_path / "images" / "a.nii.gz", tmp_path / "images" / "b.nii.gz")
     (tmp_path / "labels").mkdir()
 
@@ -334,7 +334,7 @@ def test_segments_give_the_classes_their_names_and_layers_are_refused(tmp_path):
     with pytest.raises(DataError, match="value 1 is (spleen, but liver|liver, but spleen)"):
         split_cases(tmp_path, progress=False)
     segmentation(tmp_path / "labels" / "b.seg.nrrd", np.stack([voxels, voxels]), "liver")
-    with pytest.raises(DataError, match="b.seg.nrrd: 2 layers, its segments overlap.*export it as one labelmap"):
+    with pytest.raises(DataError, match="b.seg.nrrd: 2 layers, and no kinds in its header.*export it as one labelmap"):
         split_cases(tmp_path, progress=False)
 
 

@@ -103,6 +103,23 @@ def test_a_name_that_does_not_fit_the_compression(tmp_path, capsys, packed):
     assert np.array_equal(nibabel.load(copy).dataobj, IMAGE.dataobj)
 
 
+def test_values_stay_where_a_label_cannot_get_class_numbers(tmp_path, capsys):
+    """One datalist has one set of values: a copy of class numbers beside a copy of values would be another label."""
+    wanted = np.resize([0, 2, 1], (4, 3, 2)).astype(np.uint8)
+    write(tmp_path / "data", IMAGE, turned(wanted), [0, 2, 1])
+    path = tmp_path / "data" / "datalist.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "labels": {**LABELS, "2": "other"}}))
+    second = tmp_path / "data" / "labels" / "b.nii.gz"
+    second.write_bytes(gzip.decompress(second.read_bytes()))
+    run("check", tmp_path / "data", "--fix", tmp_path / "out")
+    assert "class numbers" not in capsys.readouterr().out
+    cases = load_datalist(tmp_path / "out" / "datalist.json")["training"]
+    assert [case["values"] for case in cases] == [[0, 2, 1]] * 2
+    for case in cases:
+        np.testing.assert_array_equal(np.asarray(nibabel.load(case["label"]).dataobj), wanted)
+
+
 def test_what_would_be_a_guess_is_left_alone(tmp_path, capsys):
     moved = AFFINE.copy()
     moved[0, 3] = 1.0  # half a voxel: resampling, no repair

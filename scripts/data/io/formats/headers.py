@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NRRD and MetaImage headers say that ITK keeps to itself: files they point at, units, segments."""
+"""What NRRD and MetaImage headers say that ITK keeps to itself: files they point at, units, fields of one's own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from ....errors import DataError
 __all__ = [
     "NRRD_SUFFIXES",
     "TEXT_SUFFIXES",
-    "Segment",
     "check_text_header",
-    "layers_of",
+    "header_of",
     "most_voxel_bytes",
-    "segments_of",
 ]
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -24,13 +22,6 @@ MOST_DIMENSIONS = 10
 TEXT_SUFFIXES = (*NRRD_SUFFIXES, *META_SUFFIXES)
 
 _LARGEST_HEADER = 2**20
-
-
-class Segment:
-    """A segment of a 3D Slicer segmentation: its ``name``, the ``value`` of its voxels and its ``layer``."""
-
-    def __init__(self, name: str, value: int, layer: int) -> None:
-        self.name, self.value, self.layer = name, value, layer
 
 
 def check_text_header(path: str) -> list[str]:
@@ -44,7 +35,7 @@ def check_text_header(path: str) -> list[str]:
 
     Source: ours.
     """
-    header = _header(path)
+    header = header_of(path)
     _check_dimensions(path, header)
     for name in _data_files(path, header):
         folder = os.path.abspath(os.path.dirname(path))
@@ -80,42 +71,15 @@ def _check_dimensions(path: str, header: dict[str, str]) -> None:
 
 def most_voxel_bytes(path: str) -> float:
     """Bytes of the files that hold the voxels of a NRRD or MetaImage scan; infinite where they are no plain names."""
-    names = _data_files(path, _header(path))
+    names = _data_files(path, header_of(path))
     files = [os.path.join(os.path.dirname(path), name) for name in names] or [path]
     if any("%" in name for name in names):
         return float("inf")
     return sum(os.path.getsize(file) for file in files if os.path.exists(file))
 
 
-def segments_of(path: str) -> list[Segment]:
-    """The segments that a ``.seg.nrrd`` of 3D Slicer lists; none for any other file (ours)."""
-    if not path.lower().endswith(NRRD_SUFFIXES):
-        return []
-    header = _header(path)
-    numbers = sorted({int(match[1]) for key in header if (match := re.match(r"segment(\d+)_id$", key))})
-    try:
-        return [
-            Segment(
-                header.get(f"segment{number}_name", f"segment {number}"),
-                int(header.get(f"segment{number}_labelvalue", "1")),
-                int(header.get(f"segment{number}_layer", "0")),
-            )
-            for number in numbers
-        ]
-    except ValueError as error:
-        raise DataError(f"{path}: a segment whose value or layer is no number ({error}). Export it again.") from error
-
-
-def layers_of(path: str) -> int:
-    """How many layers of overlapping segments a ``.seg.nrrd`` of 3D Slicer has; 1 for any other file (ours)."""
-    segments = segments_of(path)
-    sizes = _header(path).get("sizes", "").split() if segments else []
-    stored = int(sizes[0]) if len(sizes) == 4 and sizes[0].isdigit() else 1
-    return max(stored, len({segment.layer for segment in segments}), 1)
-
-
-def _header(path: str) -> dict[str, str]:
-    """Keys in lower case; lines without a key, as in lists of files, under the empty key."""
+def header_of(path: str) -> dict[str, str]:
+    """What a header says: keys in lower case; lines without a key, as in lists of files, under the empty key (ours)."""
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_HEADER)

@@ -63,8 +63,11 @@ class Loop:
         return json.loads(self.record.read_text()) if self.record.exists() else []
 
     def prepare(self, pool: list[str]) -> None:
-        """Copy the bundle and the scans of the pool, without their labels."""
-        for name in ("configs", "scripts", "models", "monailabel_app"):
+        """Copy the bundle and the scans of the pool, without their labels.
+
+        The shipped weights stay behind: they have learnt from scans of these data sets.
+        """
+        for name in ("configs", "scripts", "monailabel_app"):
             ignored = shutil.ignore_patterns("__pycache__", "model", "logs")
             shutil.copytree(BUNDLE / name, self.folder / "bundle" / name, ignore=ignored)
         (self.folder / "studies").mkdir()

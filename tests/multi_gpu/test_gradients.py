@@ -34,7 +34,8 @@ sum(losses.values()).backward()
 if rank == 0:
     torch.save({name: p.grad for name, p in network.named_parameters()}, sys.argv[4])
 if world > 1:
-    dist.destroy_process_group()  # or an end of the interpreter that overtakes gloo's threads aborts the process
+    del model, losses  # they hold the group; gloo's threads that outlive the interpreter abort the process
+    dist.destroy_process_group()
 """
 
 

@@ -6,6 +6,7 @@ from ..errors import DataError, report_data_errors_briefly
 from .augmentation.affine_crop import RandAffineCropd, rotation_range
 from .augmentation.class_counts import ClassCountsd
 from .augmentation.gaussian import FastRandGaussianNoised, FastRandGaussianSmoothd
+from .augmentation.on_device import DRAWN, DrawIntensityd, VaryIntensity, draw_intensity
 from .caching.choice import cached_dataset
 from .caching.disk import DiskCacheDataset
 from .caching.named_dataset import NamedCacheDataset
@@ -43,6 +44,7 @@ from .transforms.regions import DecodeRegionsd, RegionMasksd, decode_regions
 from .transforms.save_segmentation import SaveSegmentationd
 
 __all__ = [
+    "DRAWN",
     "IGNORED",
     "SECTIONS",
     "AnnotatedLabeld",
@@ -55,6 +57,7 @@ __all__ = [
     "DataReport",
     "DecodeRegionsd",
     "DicomReader",
+    "DrawIntensityd",
     "FastRandGaussianNoised",
     "FastRandGaussianSmoothd",
     "DiskCacheDataset",
@@ -74,6 +77,7 @@ __all__ = [
     "ThreadSafeNibabelReader",
     "ReadAheadLoader",
     "TwoStreams",
+    "VaryIntensity",
     "Volume",
     "cached_dataset",
     "check_data",
@@ -82,6 +86,7 @@ __all__ = [
     "collect_cases",
     "convert_scans",
     "decode_regions",
+    "draw_intensity",
     "find_datalist",
     "find_images",
     "find_weights",

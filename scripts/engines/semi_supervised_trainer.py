@@ -23,6 +23,7 @@ from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
 from ..annotation import CLASSES
+from ..data.augmentation.on_device import DRAWN
 from ..data.streams import TwoStreams
 from ..errors import DataError
 from ..methods import WEAK_VIEW, Method
@@ -80,6 +81,8 @@ class SemiSupervisedTrainer(Trainer):
         max_skipped: steps in a row that may be skipped because the loss or the gradient is not finite.
         micro_batches: parts that the batches of a step are cut into, which pass the network one after the other; their
             gradients are averaged. Less memory; losses over a whole batch (batch Dice, batch normalisation) see a part.
+        batch_transforms: for each of :class:`StreamKeys` what completes a batch on the device whose loader has only
+            drawn the numbers, e.g. :class:`~..data.VaryIntensity`.
         inferer: how a batch passes the network, default ``SimpleInferer``.
         non_blocking, prepare_batch, iteration_update, postprocessing, key_train_metric, additional_metrics,
             metric_cmp_fn, train_handlers, amp, event_names, event_to_attr, decollate, optim_set_to_none, to_kwargs,
@@ -87,7 +90,8 @@ class SemiSupervisedTrainer(Trainer):
 
     Raises:
         ValueError: when ``train_data_loader`` is not a DataLoader or a loader has no batches.
-        DataError: when a batch cannot be cut into ``micro_batches`` equal parts.
+        DataError: when a batch cannot be cut into ``micro_batches`` equal parts; in training, when the loader has left
+            a batch to ``batch_transforms`` that are not there.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class SemiSupervisedTrainer(Trainer):
         max_grad_norm: float | None = None,
         max_skipped: int = 10,
         micro_batches: int = 1,
+        batch_transforms: Mapping[str, Callable[[dict, torch.Tensor], dict]] | None = None,
         inferer: Inferer | None = None,
         non_blocking: bool = False,
         prepare_batch: Callable = default_prepare_batch,
@@ -165,6 +170,7 @@ class SemiSupervisedTrainer(Trainer):
         self.max_grad_norm = max_grad_norm
         self.max_skipped = max_skipped
         self.micro_batches = micro_batches
+        self.batch_transforms = dict(batch_transforms or {})
         self.skipped_in_a_row = 0
         self.optim_set_to_none = optim_set_to_none
         self.state.seed = seed
@@ -195,8 +201,7 @@ class SemiSupervisedTrainer(Trainer):
         if batchdata is None:
             raise ValueError("Must provide batch data for current iteration.")
         before = BufferSnapshot(engine.network, engine.method)
-        labeled = engine._prepare(batchdata[StreamKeys.LABELED])
-        unlabeled = engine._prepare(batchdata[StreamKeys.UNLABELED])
+        labeled, unlabeled = (engine._prepare(batchdata[stream], stream) for stream in StreamKeys)
 
         engine.network.train()
         engine.method.train()
@@ -217,8 +222,8 @@ class SemiSupervisedTrainer(Trainer):
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _prepare(self, batch: Any) -> dict[str, torch.Tensor] | None:
-        """Move a batch of one stream to the device: ``image`` and, if it has them, ``label``, ``classes``, ``weak``."""
+    def _prepare(self, batch: Any, stream: StreamKeys) -> dict[str, torch.Tensor] | None:
+        """Move a batch to the device: ``image`` and, if it has them, ``label``, ``classes``, ``weak``; complete it."""
         if batch is None:
             return None
         image, label = self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
@@ -227,7 +232,15 @@ class SemiSupervisedTrainer(Trainer):
             if isinstance(batch, Mapping) and key in batch:  # a custom prepare_batch may take other batches
                 prepared[key] = batch[key].to(self.state.device, non_blocking=self.non_blocking)
         # losses work on plain tensors: tracking the geometry of MetaTensors through every operation costs time
-        return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in prepared.items()}
+        prepared = {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in prepared.items()}
+        if not isinstance(batch, Mapping) or DRAWN not in batch:
+            return prepared
+        if (complete := self.batch_transforms.get(stream)) is None:
+            raise DataError(
+                f"The loader of the {stream} scans leaves their intensities to the device, but the trainer has no "
+                "batch_transforms for them: set intensity_on_device to false."
+            )
+        return complete(prepared, batch[DRAWN])
 
     def _learn(self, labeled: Any, unlabeled: Any, parts: int) -> dict[str, torch.Tensor]:
         """Forward and backward pass of one of the equal parts of a step; the losses and the method's statistics."""

@@ -10,7 +10,7 @@ import torch
 from monai.networks.layers import gaussian_1d
 from monai.transforms import RandGaussianNoise, RandGaussianNoised, RandGaussianSmoothd, RandomizableTransform
 
-__all__ = ["FastRandGaussianNoised", "FastRandGaussianSmoothd", "smooth"]
+__all__ = ["FastRandGaussianNoised", "FastRandGaussianSmoothd", "gaussian_noise", "smooth"]
 
 
 class FastRandGaussianNoised(RandGaussianNoised):
@@ -26,13 +26,30 @@ class FastRandGaussianNoised(RandGaussianNoised):
 
 
 class _Noise(RandGaussianNoise):
-    def randomize(self, img: torch.Tensor, mean: float | None = None) -> None:
+    def draw(self, mean: float | None = None) -> tuple[float, float, int]:
+        """Mean, deviation and seed of the next noise."""
         RandomizableTransform.randomize(self, None)
-        if self._do_transform:
-            std = self.R.uniform(0, self.std) if self.sample_std else self.std
-            generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
-            noise = torch.randn(img.shape, generator=generator)
-            self.noise = noise.mul_(std).add_(self.mean if mean is None else mean)
+        std = self.R.uniform(0, self.std) if self.sample_std else self.std
+        return self.mean if mean is None else mean, std, int(self.R.randint(2**31))
+
+    def randomize(self, img: torch.Tensor, mean: float | None = None) -> None:
+        self.noise = gaussian_noise(img.shape, *self.draw(mean))
+
+
+def gaussian_noise(
+    shape: Sequence[int], mean: float, std: float, seed: int, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Float32 noise [*shape] on a device; the same wherever the kind of device is the same.
+
+    Args:
+        shape: of the noise.
+        mean: its mean.
+        std: its standard deviation.
+        seed: of its numbers.
+        device: where it is drawn.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=device).mul_(std).add_(mean)
 
 
 class FastRandGaussianSmoothd(RandGaussianSmoothd):

@@ -238,7 +238,7 @@ class SemiSupervisedTrainer(Trainer):
         if (complete := self.batch_transforms.get(stream)) is None:
             raise DataError(
                 f"The loader of the {stream} scans leaves their intensities to the device, but the trainer has no "
-                "batch_transforms for them: set intensity_on_device to false."
+                "batch_transforms for them: set intensity_on_device to False."
             )
         return complete(prepared, batch[DRAWN])
 

@@ -99,7 +99,7 @@ def test_an_image_of_one_value_stays_finite():
 )
 def test_what_it_cannot_apply_is_refused_with_the_remedy(transform):
     for call in (draw_intensity, VaryIntensity):
-        with pytest.raises(DataError, match=rf"{type(transform).__name__}.*intensity_on_device to false"):
+        with pytest.raises(DataError, match=rf"{type(transform).__name__}.*intensity_on_device to False"):
             call([KINDS[0](0.5), transform])
 
 
@@ -164,5 +164,5 @@ def test_a_trainer_without_the_other_half_says_so(config):
     parser["train#trainer#batch_transforms"] = {}
     trainer = parser.get_parsed_content("train#trainer")
     batch = next(iter(parser.get_parsed_content("train#dataloader")))
-    with pytest.raises(DataError, match="labeled scans leaves their intensities.*intensity_on_device to false"):
+    with pytest.raises(DataError, match="labeled scans leaves their intensities.*intensity_on_device to False"):
         trainer._prepare(batch, "labeled")

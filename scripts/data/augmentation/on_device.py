@@ -112,7 +112,7 @@ def _kind(transform: Any) -> _Kind:
         raise DataError(
             f"intensity_on_device: {type(transform).__name__} is not applied on the device with these arguments. There "
             f"are {', '.join(one.__name__ for one in _KINDS)}, of the image alone and of all its channels alike. Set "
-            "intensity_on_device to false: then the loader applies it."
+            "intensity_on_device to False: then the loader applies it."
         )
     return kind
 

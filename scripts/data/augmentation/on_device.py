@@ -151,15 +151,18 @@ class DrawIntensityd(Randomizable, Transform):
         return item
 
 
-def draw_intensity(transforms: Sequence[Any]) -> list[DrawIntensityd]:
-    """For each transform one that only draws.
+def draw_intensity(transforms: Sequence[Any], on_device: bool = True) -> list[Any]:
+    """What a loader does in place of intensity transforms: for each one that only draws.
 
     Args:
         transforms: intensity transforms of a stream.
+        on_device: whether the device applies them; if not, they are returned as they are.
 
     Raises:
         DataError: when one cannot be applied on the device.
     """
+    if not on_device:
+        return list(transforms)
     return [DrawIntensityd(transform, place, len(transforms)) for place, transform in enumerate(transforms)]
 
 

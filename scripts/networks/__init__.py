@@ -3,6 +3,7 @@
 
 from .dual import DualEnsemble, DualNetwork, DualOutput, SubnetOutput
 from .features import WithFeatures
+from .host_buffers import HostBuffers
 from .matching import match_tensors
 from .moving_average import MovingAverage
 from .resnet_vnet import ResNetVNet
@@ -12,6 +13,7 @@ __all__ = [
     "DualEnsemble",
     "DualNetwork",
     "DualOutput",
+    "HostBuffers",
     "MovingAverage",
     "ResNetVNet",
     "SubnetOutput",

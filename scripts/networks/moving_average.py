@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from .host_buffers import HostBuffers
+
 __all__ = ["MovingAverage"]
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class MovingAverage(AveragedModel):
+class MovingAverage(HostBuffers, AveragedModel):
     """
     Exponential moving average of a network's parameters and running statistics: a teacher, or the network to use.
 
@@ -31,6 +33,8 @@ class MovingAverage(AveragedModel):
         >>> bool((average.module.weight == network.weight).all())
         True
     """
+
+    on_host = ("n_averaged",)
 
     def __init__(self, network: nn.Module, decay: float = 0.99) -> None:
         """

@@ -92,6 +92,12 @@ def test_a_restored_average_goes_on_as_the_original():
     assert torch.equal(first.module.weight, second.module.weight)
 
 
+def test_the_count_of_a_moving_average_stays_on_the_host():
+    average = MovingAverage(torch.nn.Linear(2, 1)).to("meta")
+    assert average.module.weight.is_meta and average.n_averaged.device.type == "cpu"
+    assert "n_averaged" in average.state_dict()
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_an_impossible_decay_is_refused(decay):
     with pytest.raises(ValueError, match=str(decay)):

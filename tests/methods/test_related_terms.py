@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose, RandAdjustContrastd, RandScaleIntensityd, RandShiftIntensityd
+from monai.utils import convert_to_tensor
 from torch import nn
 
+from scripts.data import FastRandGaussianNoised, FastRandGaussianSmoothd
 from scripts.errors import DataError
 from scripts.losses import ConflictFreeGradient
 from scripts.methods import (
@@ -107,6 +110,26 @@ def test_a_strong_view_varies_intensities_image_by_image_and_follows_torchs_seed
     same = vary(image[:1].expand(2, -1, -1, -1, -1))
     assert not torch.equal(same[0], same[1])
     assert torch.equal(StrongView(prob=0.0)(image), image)
+
+
+def test_a_strong_view_is_that_of_monais_transforms():
+    image = torch.randn(3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(5)
+    varied = StrongView(prob=1.0)(image)
+    torch.manual_seed(5)
+    expected = Compose(
+        [
+            FastRandGaussianNoised("image", 1.0, std=0.3),
+            FastRandGaussianSmoothd("image", *[(0.5, 1.0)] * 3, prob=1.0),
+            RandScaleIntensityd("image", 0.35, 1.0),
+            RandShiftIntensityd("image", 0.3, prob=1.0),
+            RandAdjustContrastd("image", 1.0, (0.65, 1.6), retain_stats=True),
+        ]
+    ).set_random_state(int(torch.randint(2**31 - 1, ())))
+    for one, before in zip(varied, image, strict=True):
+        torch.testing.assert_close(
+            one, convert_to_tensor(expected({"image": before})["image"], track_meta=False), rtol=1e-5, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("size", [(16, 12, 8), (16, 12)])

@@ -4,24 +4,20 @@
 from __future__ import annotations
 
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
-from monai.utils import convert_to_tensor
+from monai.transforms import Compose, RandAdjustContrastd, RandScaleIntensityd, RandShiftIntensityd
+from monai.utils import CommonKeys as Keys
 from torch import Tensor
+
+from ...data import DRAWN, FastRandGaussianNoised, FastRandGaussianSmoothd, VaryIntensity, draw_intensity
 
 __all__ = ["CutMix", "StrongView", "from_partner"]
 
 
 class StrongView:
-    """Varies the intensities of every image of a batch by itself, by MONAI's random transforms (ours).
+    """Varies the intensities of every image of a batch by itself, as the loader does (ours).
 
-    The defaults are the config's level ``strong``, applied oftener.
+    The defaults are the config's level ``strong``, applied oftener. What is drawn is drawn on the host, so that nothing
+    waits for the device.
 
     Args:
         prob: of each variation, in [0, 1].
@@ -39,24 +35,24 @@ class StrongView:
         gamma: tuple[float, float] = (0.65, 1.6),
         sigma: tuple[float, float] = (0.5, 1.0),
     ) -> None:
-        self.transform = Compose(
-            [
-                RandGaussianNoise(prob, std=noise),
-                RandGaussianSmooth(sigma, sigma, sigma, prob),
-                RandScaleIntensity(contrast, prob),
-                RandShiftIntensity(brightness, prob=prob),
-                RandAdjustContrast(prob, tuple(gamma), retain_stats=True),
-            ]
-        )
+        transforms = [
+            FastRandGaussianNoised(Keys.IMAGE, prob, std=noise),
+            FastRandGaussianSmoothd(Keys.IMAGE, sigma, sigma, sigma, prob=prob),
+            RandScaleIntensityd(Keys.IMAGE, contrast, prob),
+            RandShiftIntensityd(Keys.IMAGE, brightness, prob=prob),
+            RandAdjustContrastd(Keys.IMAGE, prob, gamma, retain_stats=True),
+        ]
+        self.draw = Compose(draw_intensity(transforms))
+        self.vary = VaryIntensity(transforms)
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """Vary images [N,channels,*S]; their copies have the same shape."""
         # MONAI's transforms draw from a generator of their own. The trainer seeds torch's at every epoch, and so, by
         # this line, also theirs: a resumed run sees the same views.
-        self.transform.set_random_state(seed=int(torch.randint(2**31 - 1, ())))
-        varied = [convert_to_tensor(self.transform(one), track_meta=False) for one in image]
-        return torch.stack(varied).to(image)
+        self.draw.set_random_state(seed=int(torch.randint(2**31 - 1, ())))
+        drawn = torch.stack([self.draw({})[DRAWN] for _ in image])
+        return self.vary({Keys.IMAGE: image}, drawn)[Keys.IMAGE]
 
 
 class CutMix:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ....networks import MovingAverage
+from ....networks import HostBuffers, MovingAverage
 from ...step import Pair, Prediction, PseudoLabels, Step, View
 from ..term import Term
 from ..views import CutMix, StrongView, from_partner
@@ -16,7 +16,7 @@ from ..views import CutMix, StrongView, from_partner
 __all__ = ["AlternateTeaching"]
 
 
-class AlternateTeaching(Term):
+class AlternateTeaching(HostBuffers, Term):
     """Two moving averages of each network teach it together, of which only one at a time follows it.
 
     Periods of random length alternate. In one the first average follows the network, which sees strongly varied images;
@@ -43,6 +43,7 @@ class AlternateTeaching(Term):
     """
 
     needs_unlabeled = True
+    on_host = ("active", "remaining")
     active: Tensor
     remaining: Tensor
 

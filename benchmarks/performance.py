@@ -38,7 +38,7 @@ def by(size: list[int]) -> str:
 def page() -> str:
     """The text of the page with its tables."""
     step, gpu, inference, scale = read("step"), read("step_gpu"), read("window_inference"), read("scale")
-    paper, memory, cpu = step["paper"], step["memory"], step["cpu"]
+    paper, memory, cpu, loaded = step["paper"], step["memory"], step["cpu"], step["loader"]
     inside = step["convolutions"]["time"]
     under = f"{step['machine']}; crops of {{}}, 2 labelled and 2 unlabelled."
     on_gpu = dict.fromkeys([*gpu["paper"]["time"], *gpu["memory"]["gib"]])
@@ -57,8 +57,10 @@ def page() -> str:
             f"Recipe `cpu` (crops of {by(cpu['size'])}, 8 base channels, the default method): the whole step,\n"
             f"without its loader, takes {cpu['time']['networks']} times as long as the forward and backward pass of\n"
             f"its networks on the same images, {cpu['time']['networks and teachers']} times as long as that with the\n"
-            f"forward pass of the averages that teach ({cpu['rounds']} rounds). AdamW's update of them takes\n"
-            f"{step['optimizer']['time']} of its time with `fused`.\n"
+            f"forward pass of the averages that teach ({cpu['rounds']} rounds). As it trains the hippocampus (crops\n"
+            f"of {by(loaded['size'])}), its loader included, these are {loaded['time']['networks']} and "
+            f"{loaded['time']['networks and teachers']} ({loaded['rounds']} rounds). AdamW's update\n"
+            f"of them takes {step['optimizer']['time']} of its time with `fused`.\n"
         ),
         "gpu": table(
             ("step of recipe paper", "time, published scheme 1", "GiB at the peak"),

@@ -3,6 +3,7 @@
 
     python benchmarks/step.py --parts paper --rounds 1      # recipe paper's crops, 112 x 112 x 80: minutes a round
     python benchmarks/step.py --parts memory --size 48 32 32
+    python benchmarks/step.py --parts loader --dataset_dir DATA/hippocampus     # with the loader of recipe cpu
 
 The published scheme is written here from its description: a V-Net and a ResNet-34 V-Net, an optimizer for each, and for
 each a backward pass of its own losses (supervised, and cross pseudo supervision); the networks are this bundle's, in
@@ -16,18 +17,20 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from losses import peak, seconds
 from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
+from monai.utils import convert_to_tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT))
 
+from scripts.data import TwoStreams  # noqa: E402
 from scripts.engines.acceleration import choose_autocast  # noqa: E402
 from scripts.hardware import device_name  # noqa: E402
 from scripts.networks import DualNetwork, ResNetVNet, VNet  # noqa: E402
@@ -41,7 +44,9 @@ VARIANTS = {
 PAPER = ("configs/train.json", "configs/methods/paper.json", "configs/recipes/paper.json")
 CPU = {"base_channels": 8, "stem_stride": 2}
 CPU_SIZE = (64, 64, 32)
+WITH_LOADER = ("configs/train.json", "configs/datasets/hippocampus.json", "configs/recipes/cpu.json")
 PARTS = ("paper", "convolutions", "memory", "cpu", "optimizer")
+"""Without a data set; of one there is the part "loader", too."""
 
 Step = Callable[[], None]
 
@@ -76,12 +81,37 @@ def published_step(batches: tuple[dict, dict], device: torch.device) -> Step:
 def our_step(
     files: tuple[str, ...], size: tuple[int, ...], batches: tuple[dict, dict], device: torch.device, **changes: object
 ) -> dict[str, Step]:
-    """Of a config past its warm-up: the whole step, its networks' forward and backward pass, and these with the
-    forward pass of the averages that teach."""
+    """Of a config, on the same crops in every step; see :func:`steps_of`."""
+    given = {"num_classes": 2, "flip_axes": [], "patch_size": list(size), "overlap": 0.5, **changes}
+    return steps_of(read(files, device, **given), device, lambda: batches)
+
+
+def with_loader(dataset_dir: str, device: torch.device) -> tuple[dict[str, Step], tuple[int, ...]]:
+    """Of recipe cpu of the hippocampus, each step with crops of its own from the config's loader; their size."""
+    parser = read(WITH_LOADER, device, dataset_dir=dataset_dir, cache="memory")
+
+    def endless() -> Iterator[tuple[dict, dict]]:
+        loaders = [parser.get_parsed_content(name) for name in ("train#dataloader", "train#unlabeled#dataloader")]
+        while True:
+            for batches in TwoStreams(*loaders, epoch_length=1000):
+                plain = convert_to_tensor(batches, track_meta=False)  # as the trainer does
+                yield plain["labeled"], plain["unlabeled"]
+
+    stream = endless()
+    return steps_of(parser, device, lambda: next(stream)), tuple(parser.get_parsed_content("patch_size"))
+
+
+def read(files: tuple[str, ...], device: torch.device, **changes: object) -> ConfigParser:
+    """Configs for a step past the warm-up."""
     parser = ConfigParser()
     parser.read_config([str(ROOT / file) for file in files])
-    fixed = {"bundle_root": str(ROOT), "device": device, "warm_up": 0, "num_classes": 2, "flip_axes": []}
-    parser.update({**fixed, "patch_size": list(size), "overlap": 0.5, **changes})
+    parser.update({"bundle_root": str(ROOT), "device": device, "warm_up": 0, **changes})
+    return parser
+
+
+def steps_of(parser: ConfigParser, device: torch.device, batches: Callable[[], tuple[dict, dict]]) -> dict[str, Step]:
+    """Past the warm-up: the whole step, its networks' forward and backward pass, and these with the forward pass of the
+    averages that teach."""
     network, optimizer = parser.get_parsed_content("network").train(), parser.get_parsed_content("optimizer")
     method, dtype = parser.get_parsed_content("method").to(device), parser.get_parsed_content("autocast")
     average = parser.get_parsed_content("average")
@@ -97,7 +127,7 @@ def our_step(
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            total = torch.stack([loss.float() for loss in method(noted, *batches, 1.0).values()]).sum()
+            total = torch.stack([loss.float() for loss in method(noted, *batches(), 1.0).values()]).sum()
         total.backward()
         if parser.get_parsed_content("max_grad_norm"):
             torch.nn.utils.clip_grad_norm_(network.parameters(), parser.get_parsed_content("max_grad_norm"))
@@ -179,8 +209,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", type=int, nargs=3, default=(112, 112, 80))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; the rest is kept")
+    parser.add_argument(
+        "--parts", nargs="+", choices=(*PARTS, "loader"), default=PARTS, help="what to measure; the rest is kept"
+    )
+    parser.add_argument("--dataset_dir", help="folder of the hippocampus, for the loader")
     arguments = parser.parse_args()
+    if "loader" in arguments.parts and (arguments.dataset_dir is None or arguments.device != "cpu"):
+        parser.error("--parts loader: give --dataset_dir, the folder of the hippocampus, and --device cpu")
     device, size, rounds = torch.device(arguments.device), tuple(arguments.size), arguments.rounds
     result = RESULTS / ("step_gpu.json" if device.type == "cuda" else "step.json")
     machine = f"{device_name()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
@@ -204,10 +239,13 @@ def main() -> None:
             steps = {name: update(fused, device) for name, fused in (("one by one", False), ("fused", True))}
             found = {"rounds": 3 * rounds, "time": ratios(steps, "one by one", 3 * rounds, device)["fused"]}
         else:
-            batches = make_batches(CPU_SIZE, device)
-            steps = our_step(("configs/train.json",), CPU_SIZE, batches, device, **CPU)
+            if part == "loader":
+                steps, crop = with_loader(arguments.dataset_dir, device)
+            else:
+                crop = CPU_SIZE
+                steps = our_step(("configs/train.json",), crop, make_batches(crop, device), device, **CPU)
             times = {name: ratios(steps, name, 3 * rounds, device)["whole"] for name in list(steps)[1:]}
-            found = {"size": CPU_SIZE, "rounds": 3 * rounds, "time": times}
+            found = {"size": crop, "rounds": 3 * rounds, "time": times}
         print(part, found, flush=True)
         kept = json.loads(result.read_text()) if result.exists() else {}
         result.write_text(json.dumps({**kept, "machine": machine, part: found}, indent=1) + "\n")

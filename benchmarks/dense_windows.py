@@ -4,12 +4,13 @@
     python benchmarks/dense_windows.py DATALIST --model left_atrium --section test
 
 UA-MT and what descends from it move a window of 112 x 112 x 80 voxels by 18, 18 and 4, and take the plain mean of the
-softmaxes. All ways see the same scans, one after the other, and are scored on each scan's own grid. Time is that of
-the process's threads in the networks and the blending; reading and resampling are left out.
+softmaxes, in float32. All ways see the same scans, one after the other, and are scored on each scan's own grid. Time is
+that of the process's threads in the networks and the blending; reading and resampling are left out.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,12 @@ LABEL = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "
 
 
 def dense_windows(
-    datalist: str, model: str = "left_atrium", section: str = "test", further: bool = True, threads: int = 1
+    datalist: str,
+    model: str = "left_atrium",
+    section: str = "test",
+    further: bool = True,
+    scans: int | None = None,
+    threads: int = 1,
 ) -> None:
     """Print Dice, its difference to the published way with a paired test, and the share of its time.
 
@@ -45,30 +51,35 @@ def dense_windows(
         model: as for ``dualseg predict``.
         section: of the datalist.
         further: whether to try each with the other's way of blending, too.
+        scans: how many of the section's, from its start; default: all.
         threads: of PyTorch.
     """
     torch.set_num_threads(threads)
     configs, [weights] = prediction_configs([model])
     parser = ConfigParser()
     parser.read_config([str(path) for path in configs])
-    network, prepare = parser.get_parsed_content("network_def"), parser.get_parsed_content("preprocessing")
-    load_weights(network, weights)
-    network.eval()
+    prepare = parser.get_parsed_content("preprocessing")
+    load_weights(parser.get_parsed_content("network_def"), weights)
+    plain = copy.deepcopy(parser.get_parsed_content("network_def")).eval()
+    default = parser.get_parsed_content("network").eval()
     options = {"roi_size": parser.get_parsed_content("patch_size"), "sw_batch_size": 2}
-    own = {**options, "overlap": parser.get_parsed_content("overlap"), "mode": "gaussian"}
+    overlap, autocast = parser.get_parsed_content("overlap"), parser.get_parsed_content("autocast")
     ways = {
-        "published stride, plain mean": WindowInferer(**options, overlap=PUBLISHED, mode="constant"),
-        f"as shipped: overlap {own['overlap']}, Gaussian": WindowInferer(**own),
+        "published stride, plain mean": (plain, WindowInferer(**options, overlap=PUBLISHED, mode="constant")),
+        f"default: overlap {overlap}, Gaussian{f', {autocast}' if autocast else ''}": (
+            default,
+            parser.get_parsed_content("inferer"),
+        ),
     }
     if further:
-        ways["published stride, Gaussian"] = WindowInferer(**options, overlap=PUBLISHED, mode="gaussian")
-        ways[f"overlap {own['overlap']}, plain mean"] = WindowInferer(**{**own, "mode": "constant"})
-    cases = load_datalist(datalist)[section]
+        ways["published stride, Gaussian"] = (plain, WindowInferer(**options, overlap=PUBLISHED, mode="gaussian"))
+        ways[f"overlap {overlap}, plain mean"] = (plain, WindowInferer(**options, overlap=overlap, mode="constant"))
+    cases = load_datalist(datalist)[section][:scans]
     dice: dict[str, list[float]] = {name: [] for name in ways}
     seconds = dict.fromkeys(ways, 0.0)
     for number, case in enumerate(cases, 1):
         item, label = prepare({"image": case["image"]}), LABEL(dict(case))["label"][0].numpy()
-        for name, inferer in ways.items():
+        for name, (network, inferer) in ways.items():
             start = time.process_time()
             with torch.no_grad():
                 found = inferer(item["image"].as_tensor()[None], network)[0]

@@ -9,10 +9,10 @@
 A trial of all of it in minutes, in a folder of its own: ``make --few 2``, ``train --max_epochs 2 --epoch_length 2``.
 
 Scribbles: the patients of the development splits of ACDC with 3 and 7 labelled patients, by scribbles in place of whole
-labels. Slices: every fourth slice of 8 hippocampus scans. Parts: 4 hippocampus scans with the anterior part alone, 4
-with the posterior one. Each is trained with the unlabelled scans and, as a control, without them; whole labels are
-trained as usual; of the parts there is also a training that takes what was not drawn for background. Interrupted, the
-same command goes on.
+labels; also by what was drawn alone, without what closed strokes of background say of all outside them. Slices: every
+fourth slice of 8 hippocampus scans. Parts: 4 hippocampus scans with the anterior part alone, 4 with the posterior one.
+Each is trained with the unlabelled scans and, as a control, without them; whole labels are trained as usual; of the
+parts there is also a training that takes what was not drawn for background. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Training(NamedTuple):
     datalist: str
     method: str | None
     whole: str
+    enclosed_background: bool = True
 
 
 def _trainings() -> dict[str, Training]:
@@ -57,6 +58,8 @@ def _trainings() -> dict[str, Training]:
             name = f"{group}_{kind}"
             found[name] = Training(dataset, name, "sparse", whole)
             found[f"{name}_control"] = Training(dataset, name, "control", whole)
+            if kind == "scribbles":
+                found[f"{name}_drawn"] = Training(dataset, name, "sparse", whole, enclosed_background=False)
     found["hippocampus_parts_rest"] = Training("hippocampus", "hippocampus_parts_rest", None, "hippocampus_whole")
     return found
 
@@ -142,7 +145,8 @@ def _missing(
             if Run.latest(work / "runs", f"{name}_seed{seed}") is not None:
                 continue
             values = {"dataset_dir": work, "datalist_name": f"{one.datalist}.json", "runs_dir": work / "runs"}
-            values |= {"run_name": f"{name}_seed{seed}", "seed": seed, **options}
+            values |= {"run_name": f"{name}_seed{seed}", "seed": seed}
+            values |= {"enclosed_background": one.enclosed_background, **options}
             yield [
                 *(sys.executable, "-m", "monai.bundle", "run", "training"),
                 *("--config_file", str([f"configs/{layer}.json" for layer in layers])),

@@ -36,6 +36,7 @@ from .releases.prepare import prepare_release
 from .streams import ReadAheadLoader, TwoStreams, loader_workers
 from .transforms.annotated_label import AnnotatedLabeld, LeaveOutIgnoredd
 from .transforms.anti_alias import AntiAliasd
+from .transforms.enclosed_background import EnclosedBackgroundd
 from .transforms.label_on_image import LabelOnImaged
 from .transforms.lone_spacing import LoneSpacingd
 from .transforms.normalize_by_modality import NormalizeByModalityd
@@ -58,6 +59,7 @@ __all__ = [
     "DecodeRegionsd",
     "DicomReader",
     "DrawIntensityd",
+    "EnclosedBackgroundd",
     "FastRandGaussianNoised",
     "FastRandGaussianSmoothd",
     "DiskCacheDataset",

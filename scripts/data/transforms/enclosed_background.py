@@ -28,9 +28,10 @@ class EnclosedBackgroundd(MapTransform):
 
     Who scribbles draws the background as a ring around the structures. In a slice where that ring is closed, the voxels
     that cannot be reached from the strokes of the other classes without crossing it are background, though nobody has
-    drawn them. Where the ring is open, beyond small gaps, or strokes of classes lie on both sides of it, nothing is
-    concluded. A slice in which one structure is drawn and another, outside the ring, is not, would be taken wrongly;
-    then leave this transform out.
+    drawn them. As strokes fill a part of the inside only, as large a part of the outside is taken, at random, so that
+    background does not outweigh the classes. Where the ring is open, beyond small gaps, or strokes of classes lie on
+    both sides of it, nothing is concluded. A slice in which one structure is drawn and another, outside the ring, is
+    not, would be taken wrongly; then leave this transform out.
 
     Slices lie across the axis along which voxels are longest; of equal ones, the last.
 
@@ -62,13 +63,14 @@ class EnclosedBackgroundd(MapTransform):
     def _concluded(self, label: torch.Tensor) -> torch.Tensor:
         drawn = torch.as_tensor(label).as_subclass(torch.Tensor)[0].cpu().numpy()
         slices = [drawn] if drawn.ndim == 2 else list(np.moveaxis(drawn, _across(label), 0))
-        outside = [shut_out(one, self.gap) for one in slices]
+        generator = np.random.default_rng(0)
+        outside = [shut_out(one, self.gap, generator) for one in slices]
         closed = sum(1 for one in outside if one is not None)
         with_strokes = sum(1 for one in slices if (one > 0).any())
         name = label.meta.get("filename_or_obj", "a label") if isinstance(label, MetaTensor) else "a label"
         logger.info(
             f"{name}: strokes of background close around what is drawn in {closed} of {with_strokes} slices with "
-            "strokes; what lies outside them is background, too."
+            "strokes; what lies outside them is background: as large a part of it as strokes fill of the inside."
         )
         masks = [
             np.zeros(plane.shape, dtype=bool) if found is None else found
@@ -78,12 +80,13 @@ class EnclosedBackgroundd(MapTransform):
         return label.masked_fill(torch.from_numpy(np.ascontiguousarray(mask)).to(label.device)[None], 0)
 
 
-def shut_out(drawn: np.ndarray, gap: int) -> np.ndarray | None:
+def shut_out(drawn: np.ndarray, gap: int, generator: np.random.Generator | None = None) -> np.ndarray | None:
     """Undrawn voxels outside a slice's ring of background, bool [X, Y]; None where it has none that is closed.
 
     Args:
         drawn: classes [X, Y], :data:`~...annotation.IGNORED` where nobody has drawn.
         gap: how far strokes may be made wider to close the ring, in voxels.
+        generator: draws as large a part of them as strokes of classes fill of the inside; None: all of them.
     """
     background, inside, undrawn = drawn == 0, drawn > 0, drawn == IGNORED
     if not (background.any() and inside.any() and undrawn.any()):
@@ -93,7 +96,10 @@ def shut_out(drawn: np.ndarray, gap: int) -> np.ndarray | None:
         ring = _wider(background, width)
         reached = ndimage.binary_propagation(inside & ~ring, mask=~ring)
         if not _touches_border(reached) and len(np.unique(strokes[reached & inside])) == count:
-            return undrawn & ~_wider(reached | inside, width + 1)  # as far as the true stroke, which had been widened
+            within = _wider(reached | inside, width + 1)  # as far as the true stroke, which had been widened
+            outside = undrawn & ~within
+            share = inside.sum() / (within & ~background).sum()
+            return outside if generator is None else outside & (generator.random(drawn.shape) < share)
     return None
 
 

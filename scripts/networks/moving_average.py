@@ -11,8 +11,6 @@ from .host_buffers import HostBuffers
 
 __all__ = ["MovingAverage"]
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
 
 class MovingAverage(HostBuffers, AveragedModel):
     """
@@ -48,14 +46,28 @@ class MovingAverage(HostBuffers, AveragedModel):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and less than 1, got {decay}.")
         self.decay = decay
-        super().__init__(network, multi_avg_fn=self._average, use_buffers=True)
+        super().__init__(network, use_buffers=True)
         self.module.requires_grad_(False)
 
     @torch.no_grad()
-    def _average(self, averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # not that of the argument, which is on the device: to read it would wait for the step
+    def update_parameters(self, model: nn.Module) -> None:
+        """Follow the network by one update.
+
+        PyTorch's own sends the count of updates to the device, which waits for all that is computed there.
+
+        Args:
+            model: the network, with the parameters and buffers of ``module``.
+        """
         weight = 1 - min(1 - 1 / (int(self.n_averaged) + 1), self.decay)
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, weight)
-        else:  # counters, such as the number of batches that a normalisation layer has seen
-            torch._foreach_copy_(averaged, current)
+        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        own, followed = ([*one.parameters(), *one.buffers()] for one in (self.module, model))
+        for averaged, current in zip(own, followed, strict=True):
+            group = groups.setdefault((averaged.device, averaged.dtype), ([], []))
+            group[0].append(averaged)
+            group[1].append(current.to(averaged.device))
+        for (_, dtype), (averages, currents) in groups.items():
+            if dtype.is_floating_point:
+                torch._foreach_lerp_(averages, currents, weight)
+            else:  # counters, such as the number of batches that a normalisation layer has seen
+                torch._foreach_copy_(averages, currents)
+        self.n_averaged += 1

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scripts.data.augmentation import on_device
 from scripts.methods.terms import Supervised
@@ -17,9 +18,21 @@ LARGEST_COMPONENTS = {"bcp", "sdcl"}
 """SciPy finds those, on the host."""
 
 
+class NoCopies(TorchDispatchMode):
+    """Refuses copies from the host to the device: from memory that is not pinned, they wait as well."""
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        made = operation(*arguments, **(options or {}))
+        given = [one for one in arguments if isinstance(one, torch.Tensor)]
+        name = operation.name()
+        if name in ("aten::_to_copy", "aten::copy_") and made.is_meta and not given[-1].is_meta:
+            raise RuntimeError(f"{name} from the host of {tuple(given[-1].shape)}")
+        return made
+
+
 @pytest.fixture
 def step(monkeypatch):
-    """Runs a step of a method's config, its forward and backward pass, on a device."""
+    """Runs two steps of a method's config, their forward and backward passes, on the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which the meta device has not,
     monkeypatch.setattr(on_device, "gaussian_noise", lambda shape, *_: torch.empty(shape, device="meta"))  # as this
 
@@ -40,10 +53,13 @@ def step(monkeypatch):
             module.to("meta")
         images = torch.randn(2, 1, *SIZE, device="meta")
         labels = torch.randint(0, 3, (2, 1, *SIZE), device="meta")
-        losses = method(network, {"image": images, "label": labels}, {"image": images, "weak": images.clone()}, 0.5)
-        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-        if average is not None:
-            average.update_parameters(network)
+        for mode in (nullcontext(), NoCopies()):  # what is made once may be copied
+            with mode:
+                weak = images.clone()
+                losses = method(network, {"image": images, "label": labels}, {"image": images, "weak": weak}, 0.5)
+                torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+                if average is not None:
+                    average.update_parameters(network)
         return losses
 
     return run

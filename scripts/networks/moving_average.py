@@ -57,6 +57,9 @@ class MovingAverage(HostBuffers, AveragedModel):
 
         Args:
             model: the network, with the parameters and buffers of ``module``.
+
+        Raises:
+            ValueError: When it has another number of them; then nothing has changed.
         """
         weight = 1 - min(1 - 1 / (int(self.n_averaged) + 1), self.decay)
         groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}

@@ -83,6 +83,14 @@ def test_where_the_ring_does_not_part_inside_and_outside_nothing_is_concluded(dr
     assert (concluded(drawn) == drawn).all() and (transformed(drawn) == drawn).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_that_were_labelled_whole_say_nothing_of_those_between(axis):
+    ball = (np.stack(np.meshgrid(*[np.arange(21) - 10] * 3, indexing="ij")) ** 2).sum(0) < 36
+    volume = np.full(ball.shape, UNDRAWN)
+    np.moveaxis(volume, axis, 0)[2::4] = np.moveaxis(ball, axis, 0)[2::4]
+    assert (transformed(volume) == volume).all()
+
+
 def test_two_structures_each_in_a_ring_of_its_own():
     drawn = np.concatenate([ring(), ring()], 1)
     found = concluded(drawn)

@@ -30,8 +30,9 @@ class EnclosedBackgroundd(MapTransform):
     that cannot be reached from the strokes of the other classes without crossing it are background, though nobody has
     drawn them. As strokes fill a part of the inside only, as large a part of the outside is taken, at random, so that
     background does not outweigh the classes. Where the ring is open, beyond small gaps, or strokes of classes lie on
-    both sides of it, nothing is concluded. A slice in which one structure is drawn and another, outside the ring, is
-    not, would be taken wrongly; then leave this transform out.
+    both sides of it, nothing is concluded; nor where a line is drawn from border to border, as in planes that cut
+    slices which were labelled whole. A slice in which one structure is drawn and another, outside the ring, is not,
+    would be taken wrongly; then leave this transform out.
 
     Slices lie across the axis along which voxels are longest; of equal ones, the last.
 
@@ -81,16 +82,21 @@ class EnclosedBackgroundd(MapTransform):
 
 
 def shut_out(drawn: np.ndarray, gap: int, generator: np.random.Generator | None = None) -> np.ndarray | None:
-    """Undrawn voxels outside a slice's ring of background, bool [X, Y]; None where it has none that is closed.
+    """Undrawn voxels outside a slice's ring of background; None where it has none that is closed (ours).
 
     Args:
         drawn: classes [X, Y], :data:`~...annotation.IGNORED` where nobody has drawn.
         gap: how far strokes may be made wider to close the ring, in voxels.
         generator: draws as large a part of them as strokes of classes fill of the inside; None: all of them.
+
+    Returns:
+        bool [X, Y], or None.
     """
     background, inside, undrawn = drawn == 0, drawn > 0, drawn == IGNORED
     if not (background.any() and inside.any() and undrawn.any()):
         return None
+    if not (undrawn.any(0).all() and undrawn.any(1).all()):
+        return None  # a line from border to border is no stroke: this plane cuts slices that were labelled whole
     strokes, count = ndimage.label(inside, _ACROSS_CORNERS)
     for width in range(gap + 1):
         ring = _wider(background, width)

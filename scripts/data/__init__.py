@@ -37,6 +37,7 @@ from .streams import ReadAheadLoader, TwoStreams, loader_workers
 from .transforms.annotated_label import AnnotatedLabeld, LeaveOutIgnoredd
 from .transforms.anti_alias import AntiAliasd
 from .transforms.enclosed_background import EnclosedBackgroundd
+from .transforms.field_of_view import FieldOfViewd
 from .transforms.label_on_image import LabelOnImaged
 from .transforms.lone_spacing import LoneSpacingd
 from .transforms.normalize_by_modality import NormalizeByModalityd
@@ -62,6 +63,7 @@ __all__ = [
     "EnclosedBackgroundd",
     "FastRandGaussianNoised",
     "FastRandGaussianSmoothd",
+    "FieldOfViewd",
     "DiskCacheDataset",
     "Fingerprint",
     "H5Reader",

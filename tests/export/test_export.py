@@ -48,13 +48,14 @@ def probabilities(network, x):
     return np.mean([one / one.sum(1, keepdims=True) for one in powers], axis=0)
 
 
-@pytest.mark.parametrize("data", [[], ["datasets/hippocampus"]])
-def test_a_model_is_described_without_code(data):
+@pytest.mark.parametrize(("data", "classes"), [([], 2), (["datasets/hippocampus"], 3), (["datasets/acdc"], 4)])
+def test_a_model_is_described_without_code(data, classes):
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / f"{name}.json") for name in ("inference", *data, "export")])
     found = parser.get_parsed_content("description")
     assert find_config_text(found) is None and json.loads(json.dumps(found)) == found
-    assert found["network_def"]["a"]["out_channels"] == len(found["labels"]) == (3 if data else 2)
+    assert found["network_def"]["a"]["out_channels"] == len(found["labels"]) == classes
+    assert found.get("field_of_view") == (384.0 if "datasets/acdc" in data else None)
     assert list(hub_problems(found)) == []
     made, expected = (one.get_parsed_content("network_def") for one in (ConfigParser(found), parser))
     shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (made, expected)]

@@ -22,7 +22,7 @@ from monai.transforms import (
 )
 
 from scripts.certainty import NoteCertaintyd, ReviewCsv
-from scripts.data import AntiAliasd, LoneSpacingd, SaveSegmentationd
+from scripts.data import AntiAliasd, FieldOfViewd, LoneSpacingd, SaveSegmentationd
 from scripts.engines import DualEvaluator
 from scripts.errors import DataError
 from scripts.inference import LargeScans, UsableScans
@@ -58,13 +58,14 @@ def save_scan(path, shape, affine):
     nibabel.save(nibabel.Nifti1Image((1000 * smooth / smooth.std()).astype(np.int16), affine), path)
 
 
-def whole(path, spacing, inferer, out):
+def whole(path, spacing, inferer, out, field_of_view=None):
     """What configs/inference.json does, with all probabilities at once."""
     before = Compose(
         [
             LoadImaged("image"),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="RAS", labels=None),
+            *([] if field_of_view is None else [FieldOfViewd("image", field_of_view, spacing)]),
             AntiAliasd("image", pixdim=spacing),
             LoneSpacingd("image", pixdim=spacing, mode="bilinear"),
             NormalizeIntensityd("image"),
@@ -117,6 +118,30 @@ def test_slabs_give_what_the_whole_gives(tmp_path, name):
     assert (found.classes == expected).mean() > 0.999
     assert np.allclose(found.affine, affine, atol=1e-5)
     assert found.agreement == pytest.approx(item["agreement"], abs=0.05)
+
+
+THICK = np.array([[0, 0, -6.0, 9], [1.5, 0, 0, 4], [0, -1.5, 0, 2], [0, 0, 0, 1]])
+"""Slices across the last axis of the file, which is the first of the patient."""
+
+
+@pytest.mark.parametrize("length", [24.0, 60.0])
+def test_slabs_of_a_scan_without_a_pixel_size(tmp_path, length):
+    save_scan(tmp_path / "scan.nii.gz", (30, 24, 9), THICK)
+    inferer = SlidingWindowInferer(roi_size=(8, 16, 16), sw_batch_size=2, overlap=0.5, mode="gaussian")
+    spacing = (6.0, 1.5, 1.5)
+    expected, item = whole(tmp_path / "scan.nii.gz", spacing, inferer, tmp_path / "whole", length)
+    assert item["image"].shape[-2:] == (1 + round(29 * length / 45), 1 + round(23 * length / 45))
+    normalize, path = NormalizeIntensityd("image"), [str(tmp_path / "scan.nii.gz")]
+    found = segment_by_slabs(path, network(), inferer, normalize, spacing, field_of_view=length)
+    assert (found.classes == expected).mean() > 0.999 and len(np.unique(expected)) == 3
+    assert np.allclose(found.affine, THICK, atol=1e-5)
+    without = segment_by_slabs(path, network(), inferer, normalize, spacing)
+    assert (without.classes == expected).mean() < 0.99
+    usable = UsableScans([{"image": path[0]}], {0: "background", 1: "a", 2: "b"}, channels=1)
+    voxels = 30 * 24 * 9 * max(1, (length / 45) ** 2)
+    for room, streamed in ((0.9, 1), (1.1, 0)):  # the memory that it takes is that of the grid it gets
+        scans = LargeScans(usable, 3, spacing, voxels * 76 * room / 2**30, field_of_view=length)
+        assert len(scans.large) == streamed
 
 
 def test_planes_are_resampled_across_slabs():

@@ -16,9 +16,11 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, SaveImaged
+from nibabel.orientations import axcodes2ornt
 from torch import nn
 
 from ...data.datalist.check import CaseReport
+from ...data.transforms.field_of_view import field_of_view_scale
 from ...errors import DataError
 from ..largest_parts import KeepLargestPartd
 from ..usable import UsableScans
@@ -46,6 +48,8 @@ class LargeScans:
         spacing: of the networks' grid, in mm.
         memory_gib: how much a scan may take; None: 60 % of what is free.
         regions: class numbers of each region, by its name; default: no regions.
+        field_of_view: length in mm that the longer side of a slice counts as; None: voxels are as large as the file
+            says.
 
     Attributes:
         small: scans for the ordinary way.
@@ -59,13 +63,15 @@ class LargeScans:
         spacing: Sequence[float],
         memory_gib: float | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
+        field_of_view: float | None = None,
     ) -> None:
         limit = SHARE * psutil.virtual_memory().available if memory_gib is None else memory_gib * 2**30
         if len(spacing) == 2:  # an image has few pixels
             limit = float("inf")
         self.spacing = spacing
         self.regions = regions
-        sizes = [_bytes(report, classes, spacing) for report in usable.reports]
+        self.field_of_view = field_of_view
+        sizes = [_bytes(report, classes, spacing, field_of_view) for report in usable.reports]
         self.small = [scan for scan, size in zip(usable.scans, sizes, strict=True) if size <= limit]
         self.large = [scan for scan, size in zip(usable.scans, sizes, strict=True) if size > limit]
 
@@ -102,7 +108,15 @@ class LargeScans:
             logger.info("%s: large, so streamed; mirrored views and maps of uncertainty are left out", files[0])
             try:
                 found = segment_by_slabs(
-                    files, network, inferer, intensity, self.spacing, device, _progress, self.regions
+                    files,
+                    network,
+                    inferer,
+                    intensity,
+                    self.spacing,
+                    device,
+                    _progress,
+                    self.regions,
+                    self.field_of_view,
                 )
             except DataError as error:
                 raise DataError([f"{files[0]}: {problem}" for problem in error.problems]) from error
@@ -125,10 +139,14 @@ def _files(scan: Mapping[str, Any]) -> list[str]:
     return [os.fspath(image)] if isinstance(image, str | Path) else list(image)
 
 
-def _bytes(report: CaseReport, classes: int, spacing: Sequence[float]) -> float:
+def _bytes(report: CaseReport, classes: int, spacing: Sequence[float], field_of_view: float | None) -> float:
     """About how much memory the ordinary way takes for a scan."""
     own = float(np.prod(report.shape, dtype=float))
-    finer = float(np.prod(np.divide(report.spacing[: len(spacing)], spacing)))
+    seen = np.array(report.spacing[: len(spacing)])
+    if field_of_view is not None and len(spacing) == 3:
+        along = [spacing[int(axis)] for axis in axcodes2ornt(tuple(report.orientation))[:, 0]]  # the file's axes
+        seen *= field_of_view_scale(report.shape, seen.tolist(), field_of_view, along)
+    finer = float(np.prod(np.divide(seen, spacing)))
     return own * max(1.0, finer) * (BYTES_A_CLASS * classes + BYTES_OF_IMAGE * report.channels)
 
 

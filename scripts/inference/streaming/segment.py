@@ -16,9 +16,10 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from ...data.transforms.field_of_view import field_of_view_scale
 from ...data.transforms.regions import decode_regions
 from ..uncertainty import entropy_map
-from .grids import axes_between, read_oriented, resample, resampled_planes
+from .grids import OrientedScan, axes_between, read_oriented, resample, resampled_planes
 
 __all__ = ["StreamedResult", "segment_by_slabs"]
 
@@ -53,6 +54,7 @@ def segment_by_slabs(
     device: torch.device | str = "cpu",
     tick: Callable[[int, int], None] = lambda done, of: None,
     regions: Mapping[str, Sequence[int]] | None = None,
+    field_of_view: float | None = None,
 ) -> StreamedResult:
     """Segment a scan as configs/inference.json does, with the memory of its voxels and of a few slabs (ours).
 
@@ -68,13 +70,15 @@ def segment_by_slabs(
         device: of the network.
         tick: is told how many windows of how many are done.
         regions: class numbers of each region, by its name; default: no regions.
+        field_of_view: length in mm that the longer side of a slice counts as; None: voxels are as large as the file
+            says.
 
     Raises:
         DataError: when the scan cannot be read, or its axes are not at right angles.
     """
     scan = read_oriented(files)
     shape = scan.voxels.shape[1:]
-    there, back, affine = axes_between(shape, scan.affine, spacing)
+    there, back, affine = axes_between(shape, _seen_affine(scan, spacing, field_of_view), spacing)
     image = resample(scan.voxels, there, [axis.scale for axis in there])
     scan.voxels = None  # a copy less
     image = MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(affine))
@@ -90,6 +94,13 @@ def segment_by_slabs(
         start += found.shape[-1]
     own = orientations.apply_orientation(classes, scan.to_own)
     return StreamedResult(own, scan.own_affine, windows.agreement(), windows.entropy())
+
+
+def _seen_affine(scan: OrientedScan, spacing: Sequence[float], field_of_view: float | None) -> np.ndarray:
+    if field_of_view is None:
+        return scan.affine
+    own = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    return scan.affine * np.append(field_of_view_scale(scan.voxels.shape[1:], own, field_of_view, spacing), 1)
 
 
 class _Windows:

@@ -139,7 +139,7 @@ def _strange_parts(part: Any, where: str, allowed: Any) -> Iterator[str]:
         for key, value in part.items():
             if not PLAIN_KEY.fullmatch(key):
                 yield f"{where}: the key {key!r} means something to a program."
-            if key == "_target_" and (where in ("labels", "regions", "spacing") or not allowed(value)):
+            if key == "_target_" and (where in ("labels", "spacing", *PERHAPS) or not allowed(value)):
                 yield f"{where}: {value!r} is no network, or no transform of intensities."
             yield from _strange_parts(value, f"{where}#{key}", allowed)
     elif isinstance(part, list):
@@ -159,7 +159,9 @@ def _is_network(name: Any) -> bool:
 
 def _card(description: Mapping[str, Any], name: str, run: Run, parameters: int) -> str:
     classes = [str(one) for _, one in sorted(description["labels"].items(), key=lambda item: int(item[0]))]
-    grid = " x ".join(f"{length:g}" for length in description["spacing"])
+    grid = " x ".join(f"{length:g}" for length in description["spacing"]) + " mm"
+    if "field_of_view" in description:
+        grid += f" (the longer side of a slice counts as {description['field_of_view']:g} mm)"
     lines = [
         *("---", "library_name: monai", "pipeline_tag: image-segmentation"),
         *("tags: [medical, segmentation, semi-supervised, dualseg]", "---", "", f"# {name}", ""),
@@ -180,7 +182,7 @@ def _card(description: Mapping[str, Any], name: str, run: Run, parameters: int) 
             "## Input",
             "",
         ),
-        f"- {description['in_channels']} channel(s), any grid: resampled to {grid} mm, oriented to RAS",
+        f"- {description['in_channels']} channel(s), any grid: resampled to {grid}, oriented to RAS",
         f"- intensities: `{json.dumps(description['intensity'])}`",
         f"- windows of {' x '.join(map(str, description['patch_size']))} voxels, overlap {description['overlap']:g}",
         *("", "## Training", "", *(_training(run) or ["Not on record."])),

@@ -180,6 +180,15 @@ def test_a_folder_for_the_hub_is_read_back(tmp_path):
         write_hub(network, DESCRIPTION, folder, tmp_path)
 
 
+def test_a_folder_for_the_hub_says_how_large_slices_count(tmp_path):
+    write_hub(ensemble(), {**DESCRIPTION, "field_of_view": 384.0}, tmp_path / "hub", tmp_path)
+    assert (
+        "resampled to 1 x 1 x 2.5 mm (the longer side of a slice counts as 384 mm), oriented to RAS"
+        in (tmp_path / "hub" / "README.md").read_text()
+    )
+    assert read_hub(tmp_path / "hub")["field_of_view"] == 384.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,6 +200,7 @@ def test_a_folder_for_the_hub_is_read_back(tmp_path):
         ({"intensity": {"_target_": "NormalizeIntensityd", "keys": "image", "_mode_": "debug"}}, "the key '_mode_'"),
         ({"network_def": {"_target_": "scripts.networks.DualEnsemble", "a": {"_target_": "pickle.loads"}}}, "pickle"),
         ({"regions": {"_target_": "NormalizeIntensityd", "keys": "x"}}, "is no network"),
+        ({"field_of_view": {"_target_": "NormalizeIntensityd", "keys": "x"}}, "is no network"),
         ({"network_def": {"_target_": "UNet"}}, "not a scripts.networks.DualEnsemble"),
     ],
 )

@@ -13,6 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
+from ...errors import DataError
+
 __all__ = ["FieldOfViewd", "field_of_view_scale"]
 
 
@@ -58,6 +60,9 @@ class FieldOfViewd(MapTransform, InvertibleTransform):
             (:func:`field_of_view_scale`).
         allow_missing_keys: whether items may lack a key.
 
+    Raises:
+        DataError: when the length is not a number above 0.
+
     Example:
         >>> image = MetaTensor(torch.zeros(1, 512, 428, 9), affine=torch.diag(torch.tensor([1.5, 1.5, 10.0, 1.0])))
         >>> FieldOfViewd("image", 384.0, (1.5, 1.5, 10.0))({"image": image})["image"].pixdim
@@ -70,8 +75,11 @@ class FieldOfViewd(MapTransform, InvertibleTransform):
         self, keys: KeysCollection, length: float, pixdim: Sequence[float], allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not length > 0:
-            raise ValueError(f"length={length}: the side of a slice must be longer than 0 mm.")
+        if not (isinstance(length, int | float) and 0 < length < float("inf")):
+            raise DataError(
+                f"field_of_view {length!r}: give the length in mm that the longer side of a slice counts as, such as "
+                "384, or None where the files know their pixel size."
+            )
         self.length, self.pixdim = float(length), tuple(float(step) for step in pixdim)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -8,7 +8,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, Spacingd
 
-from scripts.data import FieldOfViewd
+from scripts.data import DataError, FieldOfViewd
 from scripts.data.transforms.field_of_view import field_of_view_scale
 
 GRID = (1.5, 1.5, 10.0)
@@ -85,7 +85,7 @@ def test_image_and_label_stay_together_and_the_given_ones_as_they_were():
         FieldOfViewd(["image", "label"], 48.0, GRID)({"image": disc(64, 8)})
 
 
-@pytest.mark.parametrize("length", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("length", [0, -1.0, float("nan"), float("inf"), "null"])
 def test_no_length_is_refused(length):
-    with pytest.raises(ValueError, match="must be longer than 0 mm"):
+    with pytest.raises(DataError, match="field_of_view .*: give the length in mm"):
         FieldOfViewd("image", length, GRID)

@@ -8,8 +8,9 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, Spacingd
 
-from scripts.data import DataError, FieldOfViewd
+from scripts.data import DataError, FieldOfViewd, PlaneOfVolumed
 from scripts.data.transforms.field_of_view import field_of_view_scale
+from scripts.data.transforms.plane import volume_of_plane
 
 GRID = (1.5, 1.5, 10.0)
 
@@ -70,6 +71,26 @@ def test_a_result_lies_on_its_scan(tmp_path, turned):
     assert np.array_equal(back.affine.numpy(), nibabel.load(tmp_path / "scan.nii.gz").affine)
     wrong = (back[0].numpy() != voxels).sum()
     assert back.shape[1:] == voxels.shape and wrong < 0.05 * voxels.sum()
+
+
+def test_a_photograph_is_brought_to_its_length_and_its_result_back():
+    photograph = MetaTensor(torch.rand(1, 60, 80, 1), affine=torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0])).double())
+    photograph.meta["original_affine"] = photograph.affine.numpy()
+    steps = Compose(
+        [
+            PlaneOfVolumed("image"),
+            Orientationd("image", axcodes="RA", labels=None),
+            FieldOfViewd("image", 40.0, (1.0, 1.0)),
+            Spacingd("image", (1.0, 1.0)),
+        ]
+    )
+    item = steps({"image": photograph})
+    assert item["image"].shape[1:] in ((30, 40), (31, 41), (30, 41), (31, 40))
+    back = Invertd("pred", steps, orig_keys="image", nearest_interp=True)({**item, "pred": item["image"].clone()})[
+        "pred"
+    ]
+    voxels, affine = volume_of_plane(back)
+    assert voxels.shape == (60, 80, 1) and np.array_equal(affine, photograph.affine.numpy())
 
 
 def test_image_and_label_stay_together_and_the_given_ones_as_they_were():

@@ -55,7 +55,7 @@ def inference_override(parser: ConfigParser, model: Path, largest: Sequence[int]
     names = {"labels", "in_channels", "spacing", "patch_size", "overlap", *references} - {"num_classes"}
     if parser.get_parsed_content("label_values", default=None) is not None:
         names.add("label_values")  # predictions hold what the user's label files hold
-    if parser.get_parsed_content("field_of_view", default=None) is not None:
+    if parser.get_parsed_content("field_of_view", default=None):
         names.add("field_of_view")
     if parser.get_parsed_content("regions", default=None):
         names.add("regions")

@@ -128,11 +128,11 @@ def test_predictions_of_a_run_will_hold_the_values_of_its_label_files(tmp_path, 
     assert json.loads((folder / "inference.json").read_text()).get("label_values") == values
 
 
-@pytest.mark.parametrize("length", [384.0, None])
+@pytest.mark.parametrize("length", [384.0, 0, None])
 def test_predictions_of_a_run_will_see_slices_as_large_as_it_did(tmp_path, length):
     parser, folder = start(tmp_path, field_of_view=length)
     parser.get_parsed_content("finish")
-    assert json.loads((folder / "inference.json").read_text()).get("field_of_view") == length
+    assert json.loads((folder / "inference.json").read_text()).get("field_of_view") == (length or None)
 
 
 def test_a_run_records_versions_and_hardware(tmp_path):

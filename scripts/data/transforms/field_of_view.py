@@ -78,7 +78,7 @@ class FieldOfViewd(MapTransform, InvertibleTransform):
         if not (isinstance(length, int | float) and 0 < length < float("inf")):
             raise DataError(
                 f"field_of_view {length!r}: give the length in mm that the longer side of a slice counts as, such as "
-                "384, or None where the files know their pixel size."
+                "384, or 0 where the files know their pixel size."
             )
         self.length, self.pixdim = float(length), tuple(float(step) for step in pixdim)
 

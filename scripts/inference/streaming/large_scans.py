@@ -48,8 +48,8 @@ class LargeScans:
         spacing: of the networks' grid, in mm.
         memory_gib: how much a scan may take; None: 60 % of what is free.
         regions: class numbers of each region, by its name; default: no regions.
-        field_of_view: length in mm that the longer side of a slice counts as; None: voxels are as large as the file
-            says.
+        field_of_view: length in mm that the longer side of a slice counts as; None or 0: voxels are as large as the
+            file says.
 
     Attributes:
         small: scans for the ordinary way.
@@ -114,9 +114,9 @@ class LargeScans:
                     intensity,
                     self.spacing,
                     device,
-                    _progress,
-                    self.regions,
-                    self.field_of_view,
+                    tick=_progress,
+                    regions=self.regions,
+                    field_of_view=self.field_of_view,
                 )
             except DataError as error:
                 raise DataError([f"{files[0]}: {problem}" for problem in error.problems]) from error
@@ -143,7 +143,7 @@ def _bytes(report: CaseReport, classes: int, spacing: Sequence[float], field_of_
     """About how much memory the ordinary way takes for a scan."""
     own = float(np.prod(report.shape, dtype=float))
     seen = np.array(report.spacing[: len(spacing)])
-    if field_of_view is not None and len(spacing) == 3:
+    if field_of_view and len(spacing) == 3:
         along = [spacing[int(axis)] for axis in axcodes2ornt(tuple(report.orientation))[:, 0]]  # the file's axes
         seen *= field_of_view_scale(report.shape, seen.tolist(), field_of_view, along)
     finer = float(np.prod(np.divide(seen, spacing)))

@@ -70,8 +70,8 @@ def segment_by_slabs(
         device: of the network.
         tick: is told how many windows of how many are done.
         regions: class numbers of each region, by its name; default: no regions.
-        field_of_view: length in mm that the longer side of a slice counts as; None: voxels are as large as the file
-            says.
+        field_of_view: length in mm that the longer side of a slice counts as; None or 0: voxels are as large as the
+            file says.
 
     Raises:
         DataError: when the scan cannot be read, or its axes are not at right angles.
@@ -97,7 +97,7 @@ def segment_by_slabs(
 
 
 def _seen_affine(scan: OrientedScan, spacing: Sequence[float], field_of_view: float | None) -> np.ndarray:
-    if field_of_view is None:
+    if not field_of_view:
         return scan.affine
     own = np.linalg.norm(scan.affine[:3, :3], axis=0)
     return scan.affine * np.append(field_of_view_scale(scan.voxels.shape[1:], own, field_of_view, spacing), 1)

@@ -5,6 +5,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.bundle.scripts import update_kwargs
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, Spacingd
 
@@ -104,6 +106,21 @@ def test_image_and_label_stay_together_and_the_given_ones_as_they_were():
     }
     with pytest.raises(KeyError):
         FieldOfViewd(["image", "label"], 48.0, GRID)({"image": disc(64, 8)})
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+@pytest.mark.parametrize(("given", "steps"), [({}, 1), ({"field_of_view": 0}, 0), ({"field_of_view": None}, 0)])
+def test_the_command_line_can_take_it_away(config, given, steps, bundle_root):
+    """MONAI drops a None of the command line, so 0 is what a user can say."""
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root / "configs" / f"{name}.json") for name in (config, "datasets/acdc")])
+    parser.update(given)
+    key = "validate#preprocessing" if config == "train" else "preprocessing"
+    if config == "train":
+        parser["data"] = {"labels": {0: "background"}, "training": [], "validation": []}
+    found = parser.get_parsed_content(key).transforms
+    assert sum(isinstance(one, FieldOfViewd) for one in found) == steps
+    assert update_kwargs(None, True, field_of_view=None) == {} and update_kwargs(None, True, field_of_view=0)
 
 
 @pytest.mark.parametrize("length", [0, -1.0, float("nan"), float("inf"), "null"])

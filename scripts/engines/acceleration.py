@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 MEMORY_FORMATS = ("contiguous", "channels_last")
 WIDE = 16
 """Channels of the first level from which a CPU gains by bfloat16 and channels last, and a GPU by the latter."""
+LARGE = 96 * 64 * 32
+"""Voxels of a crop from which a CPU gains by bfloat16 alone, whatever the width."""
 SMALLEST = 3
 """Voxels that oneDNN needs along the first axis, see :func:`_has_wrong_gradient`."""
 
@@ -32,7 +35,8 @@ def choose_autocast(
     """In which numbers the networks compute; the losses always do in float32 (ours).
 
     ``auto``: on a GPU bfloat16 where it has that, else float16. On a CPU bfloat16 where it has instructions for it and
-    the networks are wide (16 channels and up), and where the gradient is right; else, as on other devices, float32.
+    the networks are wide (16 channels and up) or the crops large (96 x 64 x 32 voxels and up), and where the gradient
+    is right; else, as on other devices, float32.
 
     Args:
         precision: {``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``}
@@ -53,7 +57,8 @@ def choose_autocast(
     if precision == "auto":
         if kind == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        return torch.bfloat16 if kind == "cpu" and _has_bfloat16() and _is_wide(network) and not wrong else None
+        gains = kind == "cpu" and _has_bfloat16() and (_is_wide(network) or math.prod(patch_size or (0,)) >= LARGE)
+        return torch.bfloat16 if gains and not wrong else None
     if precision == "float16" and kind == "cpu":
         raise DataError(
             "precision float16: not on a CPU, where small gradients would vanish. Give bfloat16 or float32."

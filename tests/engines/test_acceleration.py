@@ -60,6 +60,9 @@ AUTO = [
     (True, 16, (16, 48, 48), None),  # to 1, by way of 2
     (True, 16, None, torch.bfloat16),  # no gradient
     (True, 8, (48, 32, 32), None),
+    (True, 8, (96, 64, 32), torch.bfloat16),  # large enough
+    (True, 8, (32, 96, 96), None),  # comes down to 2 voxels along the first axis
+    (True, 8, None, None),
     (False, 16, (48, 32, 32), None),
 ]
 

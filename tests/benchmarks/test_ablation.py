@@ -225,10 +225,25 @@ def test_each_number_of_labels_has_a_table_of_its_own(script, page, tmp_path, da
 
 def test_a_seed_without_the_scores_of_every_scan_is_left_out_of_the_paired_test(script):
     def run(*dice):
-        return {"scans": {"dice": dict(enumerate(dice))} if dice else {}}
+        return {"scans": {"dice": {f"case{number}": value for number, value in enumerate(dice)}} if dice else {}}
 
     assert script.compare({0: run(0.8, 0.9)}, {0: run()}) == ["", ""]
     assert script.compare({0: run(0.8, 0.9), 1: run()}, {0: run(0.7, 0.7), 1: run(0.1, 0.1)})[0] == "+15.00 points"
+
+
+def test_two_volumes_of_a_patient_count_once_in_the_paired_test(script):
+    gains = [0.05, -0.02, 0.04, 0.03, 0.01, 0.06, -0.015]
+    names = [[f"patient{number:03d}_frame{frame:02d}" for frame in (1, 12)] for number in range(len(gains))]
+
+    def run(scores):
+        return {0: {"scans": {"dice": scores}}}
+
+    ours = {name: 0.7 + gain for frames, gain in zip(names, gains, strict=True) for name in frames}
+    theirs = dict.fromkeys(ours, 0.7)
+    gain, p = script.compare(run(ours), run(theirs))
+    assert gain == f"{100 * np.mean(gains):+.2f} points"
+    assert p == f"{wilcoxon(gains).pvalue:.2g}"
+    assert p != f"{wilcoxon(np.repeat(gains, 2)).pvalue:.2g}"
 
 
 @pytest.mark.parametrize(

@@ -14,4 +14,6 @@ fi
 if ! "$environment/bin/python" -c "import torchvision" 2> /dev/null; then
   export PYTHONPATH="$PWD/tests/monailabel/stand_in${PYTHONPATH:+:$PYTHONPATH}"
 fi
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$environment/bin/python" -m pytest tests/monailabel tests/monai_label "$@"
+# MONAI Label imports the bundle from the first test's copy, from which later tests import further modules: copies stay.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$environment/bin/python" -m pytest -o tmp_path_retention_policy=all \
+  tests/monailabel tests/monai_label "$@"

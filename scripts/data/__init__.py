@@ -36,6 +36,7 @@ from .releases.prepare import prepare_release
 from .streams import ReadAheadLoader, TwoStreams, loader_workers
 from .transforms.annotated_label import AnnotatedLabeld, LeaveOutIgnoredd
 from .transforms.anti_alias import AntiAliasd
+from .transforms.center_crop import CenterCropd
 from .transforms.enclosed_background import EnclosedBackgroundd
 from .transforms.field_of_view import FieldOfViewd
 from .transforms.label_on_image import LabelOnImaged
@@ -54,6 +55,7 @@ __all__ = [
     "Case",
     "CaseCollection",
     "CaseReport",
+    "CenterCropd",
     "ClassCountsd",
     "DataError",
     "DataReport",

@@ -16,7 +16,7 @@ __all__ = ["DESCRIBED", "PERHAPS", "describe_model"]
 
 DESCRIBED = ("labels", "in_channels", "spacing", "patch_size", "overlap", "intensity", "network_def")
 """Keys of configs/inference.json that make a model what it is."""
-PERHAPS = ("regions", "field_of_view")
+PERHAPS = ("regions", "field_of_view", "center_crop")
 """Those that not every model has."""
 
 

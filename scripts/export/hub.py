@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _strange_parts(part: Any, where: str, allowed: Any) -> Iterator[str]:
         for key, value in part.items():
             if not PLAIN_KEY.fullmatch(key):
                 yield f"{where}: the key {key!r} means something to a program."
-            if key == "_target_" and (where in ("labels", "spacing", *PERHAPS) or not allowed(value)):
+            if key == "_target_" and (where.partition("#")[0] in ("labels", "spacing", *PERHAPS) or not allowed(value)):
                 yield f"{where}: {value!r} is no network, or no transform of intensities."
             yield from _strange_parts(value, f"{where}#{key}", allowed)
     elif isinstance(part, list):
@@ -157,11 +157,17 @@ def _is_network(name: Any) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
+def _lengths(size: Sequence[float | None]) -> str:
+    return " x ".join(f"{length:g} mm" if length else "all" for length in size)
+
+
 def _card(description: Mapping[str, Any], name: str, run: Run, parameters: int) -> str:
     classes = [str(one) for _, one in sorted(description["labels"].items(), key=lambda item: int(item[0]))]
     grid = " x ".join(f"{length:g}" for length in description["spacing"]) + " mm"
     if "field_of_view" in description:
         grid += f" (the longer side of a slice counts as {description['field_of_view']:g} mm)"
+    if "center_crop" in description:
+        grid += f", of which the middle is looked at ({_lengths(description['center_crop'])})"
     lines = [
         *("---", "library_name: monai", "pipeline_tag: image-segmentation"),
         *("tags: [medical, segmentation, semi-supervised, dualseg]", "---", "", f"# {name}", ""),

@@ -55,10 +55,8 @@ def inference_override(parser: ConfigParser, model: Path, largest: Sequence[int]
     names = {"labels", "in_channels", "spacing", "patch_size", "overlap", *references} - {"num_classes"}
     if parser.get_parsed_content("label_values", default=None) is not None:
         names.add("label_values")  # predictions hold what the user's label files hold
-    if parser.get_parsed_content("field_of_view", default=None):
-        names.add("field_of_view")
-    if parser.get_parsed_content("regions", default=None):
-        names.add("regions")
+    perhaps = ("field_of_view", "center_crop", "regions")
+    names |= {key for key in perhaps if parser.get_parsed_content(key, default=None)}
     values = {name: parser.get_parsed_content(name) for name in sorted(names)}
     if (text := find_config_text(values)) is not None:
         raise DataError(

@@ -56,6 +56,7 @@ def test_a_model_is_described_without_code(data, classes):
     assert find_config_text(found) is None and json.loads(json.dumps(found)) == found
     assert found["network_def"]["a"]["out_channels"] == len(found["labels"]) == classes
     assert found.get("field_of_view") == (384.0 if "datasets/acdc" in data else None)
+    assert found.get("center_crop") == ([256.0, 256.0, 0] if "datasets/acdc" in data else None)
     assert list(hub_problems(found)) == []
     made, expected = (one.get_parsed_content("network_def") for one in (ConfigParser(found), parser))
     shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (made, expected)]
@@ -189,6 +190,13 @@ def test_a_folder_for_the_hub_says_how_large_slices_count(tmp_path):
     assert read_hub(tmp_path / "hub")["field_of_view"] == 384.0
 
 
+def test_a_folder_for_the_hub_says_where_its_model_looks(tmp_path):
+    write_hub(ensemble(), {**DESCRIPTION, "center_crop": [256.0, 256.0, 0]}, tmp_path / "hub", tmp_path)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "1 x 1 x 2.5 mm, of which the middle is looked at (256 mm x 256 mm x all), oriented to RAS" in card
+    assert read_hub(tmp_path / "hub")["center_crop"] == [256.0, 256.0, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -201,6 +209,7 @@ def test_a_folder_for_the_hub_says_how_large_slices_count(tmp_path):
         ({"network_def": {"_target_": "scripts.networks.DualEnsemble", "a": {"_target_": "pickle.loads"}}}, "pickle"),
         ({"regions": {"_target_": "NormalizeIntensityd", "keys": "x"}}, "is no network"),
         ({"field_of_view": {"_target_": "NormalizeIntensityd", "keys": "x"}}, "is no network"),
+        ({"center_crop": [{"_target_": "NormalizeIntensityd", "keys": "x"}]}, "is no network"),
         ({"network_def": {"_target_": "UNet"}}, "not a scripts.networks.DualEnsemble"),
     ],
 )

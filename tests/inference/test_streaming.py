@@ -22,7 +22,7 @@ from monai.transforms import (
 )
 
 from scripts.certainty import NoteCertaintyd, ReviewCsv
-from scripts.data import AntiAliasd, FieldOfViewd, LoneSpacingd, SaveSegmentationd
+from scripts.data import AntiAliasd, CenterCropd, FieldOfViewd, LoneSpacingd, SaveSegmentationd
 from scripts.engines import DualEvaluator
 from scripts.errors import DataError
 from scripts.inference import LargeScans, UsableScans
@@ -58,7 +58,7 @@ def save_scan(path, shape, affine):
     nibabel.save(nibabel.Nifti1Image((1000 * smooth / smooth.std()).astype(np.int16), affine), path)
 
 
-def whole(path, spacing, inferer, out, field_of_view=None):
+def whole(path, spacing, inferer, out, field_of_view=None, center_crop=None):
     """What configs/inference.json does, with all probabilities at once."""
     before = Compose(
         [
@@ -68,6 +68,7 @@ def whole(path, spacing, inferer, out, field_of_view=None):
             *([] if field_of_view is None else [FieldOfViewd("image", field_of_view, spacing)]),
             AntiAliasd("image", pixdim=spacing),
             LoneSpacingd("image", pixdim=spacing, mode="bilinear"),
+            *([] if center_crop is None else [CenterCropd("image", center_crop, spacing)]),
             NormalizeIntensityd("image"),
         ]
     )
@@ -142,6 +143,22 @@ def test_slabs_of_a_scan_without_a_pixel_size(tmp_path, length):
     for room, streamed in ((0.9, 1), (1.1, 0)):  # the memory that it takes is that of the grid it gets
         scans = LargeScans(usable, 3, spacing, voxels * 76 * room / 2**30, field_of_view=length)
         assert len(scans.large) == streamed
+
+
+@pytest.mark.parametrize("middle", [(18.0, 0, 0), (24.0, 15.0, 12.0), (7.0, 9.0, None), (99.0, 99.0, 99.0)])
+def test_slabs_of_the_middle_of_a_scan(tmp_path, middle):
+    shape, affine, spacing, roi = GRIDS["finer, turned"]
+    save_scan(tmp_path / "scan.nii.gz", shape, affine)
+    inferer = SlidingWindowInferer(roi_size=roi, sw_batch_size=2, overlap=0.5, mode="gaussian")
+    spacing, path = (0.8, 0.8, 0.8), [str(tmp_path / "scan.nii.gz")]
+    expected, item = whole(path[0], spacing, inferer, tmp_path / "whole", center_crop=middle)
+    normalize = NormalizeIntensityd("image")
+    found = segment_by_slabs(path, network(), inferer, normalize, spacing, center_crop=middle)
+    assert (found.classes == expected).mean() > 0.999 and len(np.unique(expected)) == 3
+    assert np.allclose(found.affine, affine, atol=1e-5)
+    assert found.agreement == pytest.approx(item["agreement"], abs=0.05)
+    without = segment_by_slabs(path, network(), inferer, normalize, spacing)
+    assert ((without.classes == expected).mean() == 1) == (middle[0] == 99.0)
 
 
 def test_planes_are_resampled_across_slabs():

@@ -135,6 +135,13 @@ def test_predictions_of_a_run_will_see_slices_as_large_as_it_did(tmp_path, lengt
     assert json.loads((folder / "inference.json").read_text()).get("field_of_view") == (length or None)
 
 
+@pytest.mark.parametrize("middle", [[256.0, 256.0, 0], 0, None])
+def test_predictions_of_a_run_will_look_where_it_did(tmp_path, middle):
+    parser, folder = start(tmp_path, center_crop=middle)
+    parser.get_parsed_content("finish")
+    assert json.loads((folder / "inference.json").read_text()).get("center_crop") == (middle or None)
+
+
 def test_a_run_records_versions_and_hardware(tmp_path):
     parser, folder = start(tmp_path)
     parser.get_parsed_content("finish")

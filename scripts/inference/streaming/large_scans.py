@@ -50,6 +50,8 @@ class LargeScans:
         regions: class numbers of each region, by its name; default: no regions.
         field_of_view: length in mm that the longer side of a slice counts as; None or 0: voxels are as large as the
             file says.
+        center_crop: middle that is looked at, in mm along each axis; None or 0: whole scans. A scan is sorted by what
+            all of it would take.
 
     Attributes:
         small: scans for the ordinary way.
@@ -64,6 +66,7 @@ class LargeScans:
         memory_gib: float | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         field_of_view: float | None = None,
+        center_crop: Sequence[float | None] | None = None,
     ) -> None:
         limit = SHARE * psutil.virtual_memory().available if memory_gib is None else memory_gib * 2**30
         if len(spacing) == 2:  # an image has few pixels
@@ -71,6 +74,7 @@ class LargeScans:
         self.spacing = spacing
         self.regions = regions
         self.field_of_view = field_of_view
+        self.center_crop = center_crop
         sizes = [_bytes(report, classes, spacing, field_of_view) for report in usable.reports]
         self.small = [scan for scan, size in zip(usable.scans, sizes, strict=True) if size <= limit]
         self.large = [scan for scan, size in zip(usable.scans, sizes, strict=True) if size > limit]
@@ -117,6 +121,7 @@ class LargeScans:
                     tick=_progress,
                     regions=self.regions,
                     field_of_view=self.field_of_view,
+                    center_crop=self.center_crop,
                 )
             except DataError as error:
                 raise DataError([f"{files[0]}: {problem}" for problem in error.problems]) from error

@@ -16,6 +16,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from ...data.transforms.center_crop import CenterCropd
 from ...data.transforms.field_of_view import field_of_view_scale
 from ...data.transforms.regions import decode_regions
 from ..uncertainty import entropy_map
@@ -55,6 +56,7 @@ def segment_by_slabs(
     tick: Callable[[int, int], None] = lambda done, of: None,
     regions: Mapping[str, Sequence[int]] | None = None,
     field_of_view: float | None = None,
+    center_crop: Sequence[float | None] | None = None,
 ) -> StreamedResult:
     """Segment a scan as configs/inference.json does, with the memory of its voxels and of a few slabs (ours).
 
@@ -72,6 +74,8 @@ def segment_by_slabs(
         regions: class numbers of each region, by its name; default: no regions.
         field_of_view: length in mm that the longer side of a slice counts as; None or 0: voxels are as large as the
             file says.
+        center_crop: middle that is looked at, in mm along each axis; None or 0: the whole scan. What lies outside is
+            background.
 
     Raises:
         DataError: when the scan cannot be read, or its axes are not at right angles.
@@ -82,13 +86,18 @@ def segment_by_slabs(
     image = resample(scan.voxels, there, [axis.scale for axis in there])
     scan.voxels = None  # a copy less
     image = MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(affine))
+    grid = image.shape[1:]
+    if center_crop:
+        image = CenterCropd("image", center_crop, spacing)({"image": image})["image"]
     image = intensity({"image": image})["image"].as_tensor()
     windows = _Windows(image, network, inferer, torch.device(device), tick)
-    depth = image.shape[-1]
+    seen = windows.probabilities()
+    if image.shape[1:] != grid:
+        seen = _amid_background(seen, image.shape[1:], grid)
     del image
     classes = np.empty(shape, dtype=np.uint8)
     start = 0
-    for planes in resampled_planes(windows.probabilities(), back, depth):
+    for planes in resampled_planes(seen, back, grid[-1]):
         found = (decode_regions(planes, regions) if regions else planes.argmax(0)).to(torch.uint8)
         classes[..., start : start + found.shape[-1]] = found.numpy()
         start += found.shape[-1]
@@ -101,6 +110,25 @@ def _seen_affine(scan: OrientedScan, spacing: Sequence[float], field_of_view: fl
         return scan.affine
     own = np.linalg.norm(scan.affine[:3, :3], axis=0)
     return scan.affine * np.append(field_of_view_scale(scan.voxels.shape[1:], own, field_of_view, spacing), 1)
+
+
+def _amid_background(slabs: Iterator[Tensor], size: Sequence[int], grid: Sequence[int]) -> Iterator[Tensor]:
+    """Slabs [C, x, y, n] of the middle of a grid, which has ``size``, as slabs [C, X, Y, n] of all of it."""
+    before = [length // 2 - have // 2 for length, have in zip(grid, size, strict=True)]
+    x, y = (slice(start, start + have) for start, have in zip(before[:2], size[:2], strict=True))
+    first = next(slabs)
+
+    def background(depth: int) -> Tensor:
+        planes = torch.zeros(len(first), *grid[:2], depth)
+        planes[0] = 1
+        return planes
+
+    yield background(before[2])
+    for slab in itertools.chain([first], slabs):
+        planes = background(slab.shape[-1])
+        planes[:, x, y] = slab
+        yield planes
+    yield background(grid[2] - size[2] - before[2])
 
 
 class _Windows:

@@ -4,44 +4,71 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
+import shlex
 from typing import Any
 
+import numpy as np
+
+from ..data.datalist.patients import find_sessions, patient_in, patient_pattern
 from ..errors import DataError
 from ..runs.run import Run
 from .statistics import paired_difference
 
 __all__ = ["case_scores", "compare_runs"]
 
+logger = logging.getLogger(__name__)
 
-def compare_runs(first: Run, second: Run, measures: tuple[str, ...] = ("dice", "hd95_mm", "asd_mm")) -> dict[str, Any]:
+
+def compare_runs(
+    first: Run,
+    second: Run,
+    measures: tuple[str, ...] = ("dice", "hd95_mm", "asd_mm"),
+    group: str | None = None,
+) -> dict[str, Any]:
     """The ensembles of two runs over the scans that both have scored (ours).
+
+    Scans of one patient are alike, so that a test that takes them for independent finds too much. With ``group`` a
+    patient counts once, by the mean of the scans.
 
     Args:
         first: the run to compare with.
         second: the run that may be better.
         measures: columns of metrics.csv.
+        group: regular expression for the patient in the name of a case, whose first group counts where it has groups.
 
     Returns:
         {class name or "mean": {measure: what :func:`paired_difference` gives, with the means ``first`` and
         ``second``}}, and under "left_out" the cases that only one of them has.
 
     Raises:
-        DataError: when a run has no scores, or they share no case.
+        DataError: when a run has no scores, they share no case, or the pattern is none or not in a name.
     """
     one, other = case_scores(first), case_scores(second)
     shared = [case for case in one if case in other]
     if not shared:
         raise DataError(f"{second.folder}: has scored no scan that {first.folder} has. Evaluate both on one datalist.")
-    groups = [name for name in one[shared[0]] if all(name in other[case] for case in shared)]
+    pattern = patient_pattern(group) if group is not None else None
+    patients = [case if pattern is None else patient_in(case, pattern) for case in shared]
+    names = [name for name in one[shared[0]] if all(name in other[case] for case in shared)]
+    if pattern is None and (found := find_sessions(shared)):
+        logger.warning(
+            "%s look like scans of one patient, %s (%d such). The test takes them for independent, so that its p is "
+            "too small. Count each patient once with --group %s.",
+            *(" and ".join(found.names), found.patient, found.count, shlex.quote(found.group)),
+        )
     result: dict[str, Any] = {"left_out": sorted(set(one) ^ set(other))}
-    for name in groups:
+    for name in names:
         result[name] = {}
         for measure in measures:
-            pairs = [(one[case][name][measure], other[case][name][measure]) for case in shared]
-            pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+            pairs: dict[str, list[tuple[float, float]]] = {}
+            for case, patient in zip(shared, patients, strict=True):
+                pair = (one[case][name][measure], other[case][name][measure])
+                if not any(map(math.isnan, pair)):
+                    pairs.setdefault(patient, []).append(pair)
             if pairs:
-                a, b = zip(*pairs, strict=True)
+                a, b = zip(*(np.mean(some, axis=0).tolist() for some in pairs.values()), strict=True)
                 means = {"first": sum(a) / len(a), "second": sum(b) / len(b)}
                 result[name][measure] = means | paired_difference(a, b)
     return result

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+import shlex
 
 import pytest
 
@@ -58,3 +59,34 @@ def test_runs_without_common_scores_are_refused(runs, tmp_path):
         compare_runs(runs[0], make(tmp_path / "three", {"other": (0.1, 0.2)}))
     with pytest.raises(DataError, match="metrics.csv. Train with test scans, or evaluate it"):
         compare_runs(runs[0], Run(tmp_path / "none"))
+
+
+def test_a_patient_with_several_scans_counts_once(tmp_path, capsys, monkeypatch, caplog):
+    names = [f"patient{n}_frame{frame}" for n in range(6) for frame in range(3)]
+    first = make(tmp_path / "one", dict.fromkeys(names, (0.5, 0.5)))
+    gains = {name: 0.1 if name[7] < "5" else -0.1 for name in names} | {"patient0_frame0": 0.4}
+    second = make(tmp_path / "two", {name: (0.5 + gain, 0.5) for name, gain in gains.items()})
+    scans = compare_runs(first, second)["head"]["dice"]
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "patient0_frame0 and patient0_frame1 look like scans of one patient, patient0 (6 such)" in warning
+    [group] = shlex.split(warning.split("--group ")[1].rstrip("."))
+    patients = compare_runs(first, second, group=group)["head"]["dice"]
+    assert len(caplog.records) == 1
+    assert (scans["cases"], scans["larger"], scans["smaller"]) == (18, 15, 3)
+    assert (patients["cases"], patients["larger"], patients["smaller"]) == (6, 5, 1)
+    assert patients["mean"] == pytest.approx((0.2 + 0.1 * 4 - 0.1) / 6) and patients["p"] > scans["p"]
+    assert patients["second"] == pytest.approx(0.5 + patients["mean"])
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(first.folder), str(second.folder), "--group", "patient[0-9]+"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "5, 1 of 6" in shown and "test over patients" in shown
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [("(", "not a regular expression"), ("subject", "case0: the pattern 'subject' for the patient")],
+)
+def test_a_pattern_that_finds_no_patient_is_refused(runs, group, message):
+    with pytest.raises(DataError, match=message):
+        compare_runs(*runs, group=group)

@@ -28,7 +28,7 @@ MEASURES = {
 }
 
 
-def compare(first: str, second: str, *, output: str | None = None) -> None:
+def compare(first: str, second: str, *, output: str | None = None, group: str | None = None) -> None:
     """Compare two runs scan by scan, with the interval of the difference and a paired test.
 
     Example: dualseg compare runs/scans_supervised_seed0 runs/scans_mean_teacher_copy_paste_seed0
@@ -37,19 +37,24 @@ def compare(first: str, second: str, *, output: str | None = None) -> None:
         first: folder of the run, or of the evaluation, to compare with.
         second: folder of the one that may be better.
         output: JSON file to write the figures to.
+        group: regular expression for the patient in a scan's name, such as "patient[0-9]+", where patients have
+            several scans: each counts once then, by the mean of the scans. Scans of one patient are alike, and a test
+            that takes them for independent finds too much.
     """
     runs = [Run(Path(str(folder))) for folder in (first, second)]
     for folder, run in zip((first, second), runs, strict=True):
         if not run.folder.is_dir():
             raise DataError(f"{folder}: no such folder. Name the folder of a run, such as runs/NAME.")
-    result = compare_runs(*runs, measures=tuple(MEASURES))
+    result = compare_runs(*runs, measures=tuple(MEASURES), group=None if group is None else str(text(group)))
     if output is not None:
         save_text(json.dumps(result, indent=1) + "\n", Path(str(text(output))))
     console = Console()
     console.print(_table(result))
     if result["left_out"]:
         console.print(f"scored by one of them only: {', '.join(result['left_out'])}", markup=False, highlight=False)
-    console.print("p: Wilcoxon's signed-rank test, two-sided, not corrected for the number of rows.", highlight=False)
+    counted = "scans" if group is None else "patients"
+    test = f"Wilcoxon's signed-rank test over {counted}"
+    console.print(f"p: {test}, two-sided, not corrected for the number of rows.", highlight=False)
 
 
 def _table(result: dict[str, Any]) -> Table:

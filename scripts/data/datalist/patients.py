@@ -7,12 +7,22 @@ import itertools
 import logging
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ...errors import DataError
 from .layouts.case import Case
 
-__all__ = ["by_patient", "refuse_shared_patients", "warn_of_sessions"]
+__all__ = [
+    "Sessions",
+    "by_patient",
+    "find_sessions",
+    "patient_in",
+    "patient_pattern",
+    "refuse_shared_patients",
+    "warn_of_sessions",
+]
 
 _TIME = re.compile(
     r"^(?P<patient>.+?)[-_. ]?(?:(?:ses|session|visit|time|timepoint|tp|scan|frame|phase|fu|followup|exam|study|t|v)"
@@ -30,22 +40,38 @@ def by_patient(cases: Sequence[Case], group: str | None) -> dict[str, list[Case]
     Raises:
         DataError: when the pattern is none, or is not in a name.
     """
-    try:
-        pattern = re.compile(group) if group is not None else None
-    except re.error as error:
-        raise DataError(f"--group {group!r}: not a regular expression ({error}). Correct it.") from error
+    pattern = patient_pattern(group) if group is not None else None
     patients: dict[str, list[Case]] = {}
     for case in cases:
-        patient = case.patient or case.name
-        if pattern is not None:
-            match = pattern.search(case.name)
-            if match is None:
-                raise DataError(
-                    f"{case.name}: the pattern {group!r} for the patient is not in this name. Correct --group."
-                )
-            patient = match.group(1) if match.re.groups else match.group(0)
+        patient = case.patient or case.name if pattern is None else patient_in(case.name, pattern)
         patients.setdefault(patient, []).append(case)
     return patients
+
+
+def patient_pattern(group: str) -> re.Pattern[str]:
+    """The pattern by which ``--group`` tells patients (ours).
+
+    Raises:
+        DataError: when it is none.
+    """
+    try:
+        return re.compile(group)
+    except re.error as error:
+        raise DataError(f"--group {group!r}: not a regular expression ({error}). Correct it.") from error
+
+
+def patient_in(name: str, pattern: re.Pattern[str]) -> str:
+    """The patient in the name of a case: the pattern's first group, or what it matches (ours).
+
+    Raises:
+        DataError: when the pattern is not in the name.
+    """
+    match = pattern.search(name)
+    if match is None:
+        raise DataError(
+            f"{name}: the pattern {pattern.pattern!r} for the patient is not in this name. Correct --group."
+        )
+    return match.group(1) if match.re.groups else match.group(0)
 
 
 def refuse_shared_patients(source: str | os.PathLike, lists: Mapping[str, list[Case]], group: str | None) -> None:
@@ -64,28 +90,46 @@ def warn_of_sessions(patients: Mapping[str, list[Case]]) -> str | None:
         The pattern to give as ``--group``, None where the names look fine.
     """
     names = [case.name for cases in patients.values() for case in cases]
-    if len(patients) < len(names) or len(names) < 2:
+    if len(patients) < len(names):
         return None  # somebody has said who is who
+    found = find_sessions(names)
+    if found is None:
+        return None
+    logger.warning(
+        "%s look like scans of one patient, %s (%d such): they may get into training and test. Keep a patient "
+        "together with --group %s, or, if they are different patients, with --group '^(.*)$'.",
+        *(" and ".join(found.names), found.patient, found.count, shlex.quote(found.group)),
+    )
+    return found.group
+
+
+class Sessions(NamedTuple):
+    """What names say of patients with several scans.
+
+    Attributes:
+        patient: such a patient.
+        names: two of the patient's scans.
+        count: how many such patients there are.
+        group: pattern to give as ``--group``.
+    """
+
+    patient: str
+    names: list[str]
+    count: int
+    group: str
+
+
+def find_sessions(names: Sequence[str]) -> Sessions | None:
+    """Whether scans are called like several scans of one patient; None where the names look fine (ours)."""
     for pattern, written in ((_TIME, None), (_NUMBERED, r"^(.*)[-_. ]\d+$")):
-        found = [pattern.match(name) for name in names]
         prefixes: dict[str, list[str]] = {}
-        for name, match in zip(names, found, strict=True):
-            if match:
+        for name in names:
+            if match := pattern.match(name):
                 prefixes.setdefault(match["patient"], []).append(name)
         several = {patient: members for patient, members in prefixes.items() if len(members) > 1}
-        if not several or (len(prefixes) < 2 and (pattern is _NUMBERED or len(names) > 2)):
-            continue
-        patient, members = next(iter(several.items()))
-        group = written or _pattern_for(list(prefixes))
-        logger.warning(
-            "%s look like scans of one patient, %s (%d such): they may get into training and test. Keep a patient "
-            "together with --group %r, or, if they are different patients, with --group '^(.*)$'.",
-            " and ".join(members[:2]),
-            patient,
-            len(several),
-            group,
-        )
-        return group
+        if several and (len(prefixes) > 1 or (pattern is _TIME and len(names) == 2)):
+            patient, members = next(iter(several.items()))
+            return Sessions(patient, members[:2], len(several), written or _pattern_for(list(prefixes)))
     return None
 
 

@@ -105,17 +105,21 @@ def unlabeled_table(only_run: bool) -> str:
     ]
     for dataset, counts in PLANNED.items():
         for count in counts:
-            cells = _unlabeled_cells(records.read(dataset), count)
+            cells = _unlabeled_cells(records.read(dataset), count, ablation.cell_options(dataset))
             if any(cells) or not only_run:
                 title = NAMES[dataset].format(count)
                 lines.append(f"| {title} | " + " | ".join(cell or "not run" for cell in cells) + " |\n")
     return "".join(lines)
 
 
-def _unlabeled_cells(runs: list[dict], count: str) -> list[str]:
-    """Of runs with both parts where there are some, else of two runs one after the other, as until version 0.8."""
+def _unlabeled_cells(runs: list[dict], count: str, budget: dict[str, str]) -> list[str]:
+    """Of runs with both parts where there are some, else of two runs one after the other, as until version 0.8.
+
+    Where the recipe's budget has changed, runs with that of before stay on record and do not count any more.
+    """
     pool, control_method = [run for run in runs if run["start"] is None and FIRST_PART in run["networks"]], "control"
     ours = _of(pool, UNLABELED, count)
+    ours = [run for run in ours if run["options"] == budget] or ours
     in_one = bool(ours)
     if not in_one:
         pool, control_method = [run for run in runs if run["start"]], "rectification"

@@ -129,6 +129,27 @@ def test_the_unlabelled_scans_are_compared_with_their_control_alone(results, tmp
     assert "left atrium, 4 scans" not in (tmp_path / "README.md").read_text()
 
 
+def test_runs_with_the_budget_of_before_do_not_count_any_more(results):
+    def record(dice, epochs, method="mean_teacher_copy_paste"):
+        networks = {name: {"dice": [dice, 0.1]} for name in (results.FIRST_PART, "ensemble")}
+        found = {
+            "method": method,
+            "start": None,
+            "seed": 0,
+            "steps": 50 * epochs,
+            "options": {"max_epochs": str(epochs)},
+        }
+        return {**found, "datalist": "datalist_3.json", "networks": networks, "minutes": epochs}
+
+    before, now = record(0.5, 100), record(0.7, 80)
+    controls = [record(0.4, 100, "control"), record(0.6, 80, "control")]
+    cells = results._unlabeled_cells([before, now, *controls], "3", {"max_epochs": "80"})
+    assert cells == ["0.700", "0.600", "0.700", "+10.0 points", "", "", "0", "80"]
+    # until the recipe's own are run, those of before stand in the table
+    cells = results._unlabeled_cells([before, *controls], "3", {"max_epochs": "80"})
+    assert cells == ["0.500", "0.400", "0.500", "+10.0 points", "", "", "0", "100"]
+
+
 def test_one_run_is_behind_each_file_of_shipped_weights(results, tmp_path):
     first, second = make_run(tmp_path / "one", "cps"), make_run(tmp_path / "two", "cps", seed=1)
     for run in (first, second):

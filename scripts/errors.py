@@ -97,7 +97,7 @@ def plain_words(error: BaseException) -> str | None:
         if isinstance(one, RuntimeError) and OTHER_NETWORKS.search(text):
             return (
                 "The weights are of other networks than the config describes. Use the run's own config or inference."
-                "json, or the base_channels, stem_stride, norm and labels that they were trained with."
+                "json, or the base_channels, stem_stride, strides, norm and labels that they were trained with."
             )
         if isinstance(one, RuntimeError) and DEAD_PROCESS.search(text):
             return (

@@ -2,6 +2,7 @@
 """The two subnets of the paper, any other pair, and the modules that hold a pair."""
 
 from .dual import DualEnsemble, DualNetwork, DualOutput, SubnetOutput
+from .encoder_decoder import size_multiples
 from .features import WithFeatures
 from .host_buffers import HostBuffers
 from .matching import match_tensors
@@ -20,4 +21,5 @@ __all__ = [
     "VNet",
     "WithFeatures",
     "match_tensors",
+    "size_multiples",
 ]

@@ -142,10 +142,10 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.checkpointing = False
         self.feature_channels = base_channels
-        multiples = tuple(math.prod(along) for along in zip(stem_stride, *strides, strict=True))
+        multiples = size_multiples(stem_stride, strides, layers.spatial_dims)
         equal = len(set(multiples)) == 1
-        self.size_multiple = multiples[0] if equal else multiples
-        self.multiples = list(multiples)
+        self.size_multiple = multiples[0] if equal else tuple(multiples)
+        self.multiples = multiples
         self.size_needed = f"{multiples[0]} along every axis" if equal else f"{self.multiples} voxels, axis by axis"
         widths = [base_channels * 2**level for level in range(len(encoder))]
         self.encoder = nn.ModuleList(encoder)
@@ -257,3 +257,26 @@ def check_strides(strides: Stride | Sequence[Stride], spatial_dims: int) -> list
     if len(each) != LEVELS:
         raise ValueError(f"strides must be one number or {LEVELS} entries, one for each downsampling, got {strides}.")
     return [per_axis(stride, spatial_dims, "an entry of strides") for stride in each]
+
+
+def size_multiples(stem_stride: Stride, strides: Stride | Sequence[Stride], spatial_dims: int) -> list[int]:
+    """
+    What the length of each axis must be a multiple of in both networks (ours).
+
+    Args:
+        stem_stride: of the networks.
+        strides: of the networks.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The product of all strides along each axis.
+
+    Raises:
+        ValueError: When there are not as many strides as downsamplings, or one is not 1 or 2 along every axis.
+
+    Example:
+        >>> size_multiples(1, [[2, 2, 1], [2, 2, 1], 2, 2], 3)
+        [16, 16, 4]
+    """
+    stem = per_axis(stem_stride, spatial_dims, "stem_stride")
+    return [math.prod(along) for along in zip(stem, *check_strides(strides, spatial_dims), strict=True)]

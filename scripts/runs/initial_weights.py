@@ -68,7 +68,8 @@ class InitialWeights:
             elif required:
                 raise DataError(
                     f"{self.path}: is of other networks than this run's ({difference}). Train with the labels, "
-                    "base_channels, stem_stride and norm that it was trained with, or without --initial_weights."
+                    "base_channels, stem_stride, strides and norm that it was trained with, or without "
+                    "--initial_weights."
                 )
             else:
                 logger.warning("%s is of other networks: training starts from random weights", self.path)

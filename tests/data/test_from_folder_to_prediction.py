@@ -96,7 +96,8 @@ def test_two_channels_four_classes_thick_slices_and_ct(bundle_root, tmp_path):
     override = json.loads((folder / "inference.json").read_text())
     assert override["in_channels"] == 2 and set(override["labels"].values()) == set(names)
     assert [channel["modality"] for channel in override["intensity_channels"]] == ["CT", "other"]
-    assert override["spacing"] == [1.0, 3.0, 1.0] and override["patch_size"] == [32, 32, 32]
+    assert override["spacing"] == [1.0, 3.0, 1.0] and override["patch_size"] == [32, 8, 32]  # 8 thick slices
+    assert override["stem_stride"] == [2, 1, 2] and override["strides"] == [2, [2, 1, 2], [2, 1, 2], [2, 1, 2]]
     scans = tmp_path / "in"
     scans.mkdir()
     for file in (tmp_path / "data" / "imagesTr").glob("case[05]_*"):

@@ -17,6 +17,10 @@ from .check import CaseReport, DataReport
 
 HOUNSFIELD_AIR = -500.0
 """Only CT has a dark end far below zero: air is at -1000 HU."""
+DOWNSAMPLINGS = 4
+"""Of both networks, below the stem."""
+FEWEST_SLICES = 4
+"""What is left of a median scan along an axis with thick slices, at the networks' lowest level."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,21 +63,69 @@ class Fingerprint:
                 coarse = middle
         return [round(float(max(length, coarse)), 4) for length in self.spacing]
 
-    def patch_size(self, spacing: Sequence[float], multiple: int, voxels: int) -> list[int]:
+    def stem_stride(self, spacing: Sequence[float]) -> int | list[int]:
+        """By how much the networks' stem halves at once: 2, or 1 and 2 for each axis where slices are thick.
+
+        Args:
+            spacing: voxel size to work at, in mm.
+
+        Source: as :meth:`strides`.
+        """
+        return _halved(*self._grid(spacing))
+
+    def strides(self, spacing: Sequence[float], stem_stride: int | Sequence[int]) -> int | list[int | list[int]]:
+        """How the networks' four downsamplings halve: 2, or an entry for each where slices are thick.
+
+        An axis waits until the voxels of the finest one are more than half as large as its own, so that what is mixed
+        lies equally far apart; and an axis that had to wait keeps at least ``FEWEST_SLICES`` in a median scan.
+
+        Args:
+            spacing: voxel size to work at, in mm.
+            stem_stride: 1, 2, or one for each axis: what the stem has halved before.
+
+        Example:
+            >>> found = Fingerprint(1, (1.5, 1.5, 10.0), (350.0, 350.0, 100.0), [])
+            >>> found.strides(found.spacing, 1)
+            [[2, 2, 1], [2, 2, 1], 2, [2, 2, 1]]
+
+        Source: nnU-Net plans its poolings by the same factor of two (Isensee et al., Nature Methods 2021); the number
+        of slices that is kept is ours.
+        """
+        lengths, size, thick = self._grid(spacing)
+        halved, levels = stem_stride, []
+        for _ in range(DOWNSAMPLINGS):
+            lengths, size = lengths * halved, size / halved
+            halved = _halved(lengths, size, thick)
+            levels.append(halved)
+        return 2 if levels == [2] * DOWNSAMPLINGS else levels
+
+    def _grid(self, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each axis: its voxels' length, how many of them a median scan has, and whether its slices are thick."""
+        lengths = np.asarray(spacing, dtype=float)
+        return lengths, np.divide(self.extent, lengths), lengths >= 2 * lengths.min()
+
+    def patch_size(self, spacing: Sequence[float], multiple: int | Sequence[int], voxels: int) -> list[int]:
         """Voxels of a patch along R, A, S: the nearest to a median scan that the networks and the memory can take.
 
         Args:
             spacing: voxel size to work at, in mm.
-            multiple: each length is a multiple of this number, the networks' ``size_multiple``.
+            multiple: each length is a multiple of this number, the networks' ``size_multiple``, or one for each axis.
             voxels: how many the patch may have at most; one of ``multiple`` along each axis is always allowed.
 
         Source: ours; as in nnU-Net, the axis that covers most of the scan is shortened first.
         """
         size = np.divide(self.extent, spacing)
-        patch = np.maximum(1, np.rint(size / multiple).astype(int))
-        while patch.prod() * multiple ** len(patch) > voxels and patch.max() > 1:
-            patch[np.argmax(np.where(patch > 1, patch / size, 0))] -= 1
-        return [int(length) * multiple for length in patch]
+        step = np.broadcast_to(multiple, size.shape)
+        patch = np.maximum(1, np.rint(size / step).astype(int))
+        while (patch * step).prod() > voxels and patch.max() > 1:
+            patch[np.argmax(np.where(patch > 1, patch * step / size, 0))] -= 1
+        return [int(length) for length in patch * step]
+
+
+def _halved(lengths: np.ndarray, size: np.ndarray, thick: np.ndarray) -> int | list[int]:
+    """2 along the axes that are halved next, 1 along those that wait; 2 where none waits."""
+    waits = thick & ((lengths >= 2 * lengths.min()) | (size < 2 * FEWEST_SLICES))
+    return [1 if wait else 2 for wait in waits] if waits.any() else 2
 
 
 def fingerprint(report: DataReport, modality: str | Sequence[str] | None = None) -> Fingerprint:

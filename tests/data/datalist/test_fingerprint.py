@@ -5,8 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from scripts.data import CaseReport, DataError, DataReport, Fingerprint, fingerprint
+from scripts.networks import ResNetVNet, VNet, size_multiples
 
 MR = {"minimum": 0.0, "maximum": 900.0, "mean": 200.0, "deviation": 90.0, "low": 1.0, "high": 800.0}
 CT = {"minimum": -1024.0, "maximum": 2000.0, "mean": -400.0, "deviation": 500.0, "low": -1010.0, "high": 900.0}
@@ -81,6 +83,48 @@ def test_patch_always_fits_networks_and_memory():
 
 def test_patch_is_in_voxels_of_the_working_spacing():
     assert Fingerprint(1, (1, 1, 1), (128, 128, 128), []).patch_size((2, 4, 8), 16, 10**6) == [64, 32, 16]
+
+
+THICK = [  # median size in voxels, their size in mm, what the stem of recipe cpu halves, and the strides after it
+    ((180, 134, 88), (1.0, 1.0, 1.0), 2, 2),
+    ((200, 200, 80), (1.0, 1.0, 1.9), 2, 2),  # not thick: less than twice the finest
+    ((200, 200, 80), (1.0, 1.0, 2.0), [2, 2, 1], 2),
+    ((232, 256, 9), (1.5, 1.5, 10.0), [2, 2, 1], [[2, 2, 1], 2, [2, 2, 1], [2, 2, 1]]),  # 9 slices, then 4: no fewer
+    ((512, 512, 60), (0.8, 0.8, 5.0), [2, 2, 1], [[2, 2, 1], 2, 2, 2]),
+    ((20, 512, 512), (4.0, 0.5, 0.5), [1, 2, 2], [[1, 2, 2], [1, 2, 2], 2, 2]),  # sagittal
+    ((200, 200, 3), (1.0, 1.0, 10.0), [2, 2, 1], [[2, 2, 1]] * 4),
+    ((20, 20, 20), (1.0, 1.0, 1.0), 2, 2),  # small, but no thick slices
+    ((300, 400), (0.2, 0.2), 2, 2),
+]
+
+
+@pytest.mark.parametrize(("size", "spacing", "stem", "strides"), THICK)
+def test_thick_slices_are_not_halved_before_the_other_axes_come_near(size, spacing, stem, strides):
+    found = Fingerprint(1, spacing, tuple(np.multiply(size, spacing)), [])
+    assert found.stem_stride(spacing) == stem
+    assert found.strides(spacing, stem) == strides
+
+
+def test_without_a_stem_that_halves_thick_slices_wait_as_long():
+    found = Fingerprint(1, (1.5, 1.5, 10.0), (350.0, 350.0, 90.0), [])
+    assert found.strides(found.spacing, 1) == [[2, 2, 1], [2, 2, 1], 2, [2, 2, 1]]
+    assert found.strides(found.spacing, 2)[0] == [2, 2, 1]  # a stem that a user asks for
+
+
+@pytest.mark.parametrize(("size", "spacing", "stem", "strides"), THICK)
+def test_networks_take_the_patch_of_thick_slices(size, spacing, stem, strides):
+    multiples = size_multiples(stem, strides, len(size))
+    patch = Fingerprint(1, spacing, tuple(np.multiply(size, spacing)), []).patch_size(spacing, multiples, 64 * 64 * 32)
+    assert np.prod(patch) <= 64 * 64 * 32
+    layout = {"spatial_dims": len(size), "base_channels": 1, "norm": "batch", "stem_stride": stem, "strides": strides}
+    for network in (ResNetVNet(**layout), VNet(**layout)):
+        assert network.multiples == multiples
+        assert network.eval()(torch.zeros(1, 1, *patch)).shape[2:] == tuple(patch)
+
+
+def test_a_patch_of_few_thick_slices_is_not_padded():
+    found = Fingerprint(1, (1.5, 1.5, 10.0), (348.0, 384.0, 90.0), [])
+    assert found.patch_size([2.0, 2.0, 10.0], [32, 32, 2], 64 * 64 * 32) == [128, 160, 6]
 
 
 def test_ct_is_recognised_and_takes_the_statistics_of_the_labelled_structures():

@@ -71,7 +71,7 @@ class Fingerprint:
 
         Source: as :meth:`strides`.
         """
-        return _halved(*self._grid(spacing))
+        return _halved(*self._axes(spacing))
 
     def strides(self, spacing: Sequence[float], stem_stride: int | Sequence[int]) -> int | list[int | list[int]]:
         """How the networks' four downsamplings halve: 2, or an entry for each where slices are thick.
@@ -91,7 +91,7 @@ class Fingerprint:
         Source: nnU-Net plans its poolings by the same factor of two (Isensee et al., Nature Methods 2021); the number
         of slices that is kept is ours.
         """
-        lengths, size, thick = self._grid(spacing)
+        lengths, size, thick = self._axes(spacing)
         halved, levels = stem_stride, []
         for _ in range(DOWNSAMPLINGS):
             lengths, size = lengths * halved, size / halved
@@ -99,7 +99,7 @@ class Fingerprint:
             levels.append(halved)
         return 2 if levels == [2] * DOWNSAMPLINGS else levels
 
-    def _grid(self, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _axes(self, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each axis: its voxels' length, how many of them a median scan has, and whether its slices are thick."""
         lengths = np.asarray(spacing, dtype=float)
         return lengths, np.divide(self.extent, lengths), lengths >= 2 * lengths.min()

@@ -69,6 +69,9 @@ class Fingerprint:
         Args:
             spacing: voxel size to work at, in mm.
 
+        Returns:
+            The networks' ``stem_stride``.
+
         Source: as :meth:`strides`.
         """
         return _halved(*self._axes(spacing))
@@ -82,6 +85,9 @@ class Fingerprint:
         Args:
             spacing: voxel size to work at, in mm.
             stem_stride: 1, 2, or one for each axis: what the stem has halved before.
+
+        Returns:
+            The networks' ``strides``.
 
         Example:
             >>> found = Fingerprint(1, (1.5, 1.5, 10.0), (350.0, 350.0, 100.0), [])
